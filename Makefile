@@ -1,0 +1,76 @@
+# `make help` lists everything; `make demo` and `make test` are the two that matter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(VENV)/uv/bin/uv
+SETUP := $(VENV)/.installed
+export DBT_SEND_ANONYMOUS_USAGE_STATS := false
+export DAGSTER_DISABLE_TELEMETRY := yes
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit test-integration test-e2e lint format contracts lock ui up down clean
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/python3.x"; exit 1; }
+	$(PYTHON) -m venv $(VENV)/uv
+	$(VENV)/uv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+
+$(SETUP): $(UV) requirements/runtime.txt requirements/development.txt pyproject.toml
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements/development.txt
+	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
+	@touch $@
+
+setup: $(SETUP) ## Make .venv from the hashed locks
+
+demo: $(SETUP) ## The whole path on embedded servers, with a summary
+	scopehouse demo
+
+up: $(SETUP) ## Start the embedded servers
+	scopehouse up
+
+down: $(SETUP) ## Stop the embedded servers
+	scopehouse down
+
+test: lint ## Lint, then every test: unit, integration (real servers), end to end
+	pytest
+
+test-unit: $(SETUP) ## Tests that need no server
+	pytest tests/unit
+
+test-integration: $(SETUP) ## Tests against real servers, started once
+	pytest tests/integration
+
+test-e2e: $(SETUP) ## The whole path as a user runs it
+	pytest tests/e2e
+
+lint: $(SETUP) ## Format, lint, types, imports, SQL, contracts, dbt parse
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	python -m ingest.contracts.generate --check
+
+format: $(SETUP) ## Format Python and SQL
+	ruff format .
+	ruff check --fix .
+
+contracts: $(SETUP) ## Write what is generated from ingest/contracts
+	python -m ingest.contracts.generate
+
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
+lock: $(UV) ## Resolve the locks anew (development first: the linters are the choosier ones)
+	$(LOCK) pyproject.toml --group development -o requirements/development.txt
+	$(LOCK) pyproject.toml -c requirements/development.txt -o requirements/runtime.txt
+	echo uv | $(LOCK) - -o requirements/uv.txt
+
+ui: $(SETUP) ## Open the Dagster UI on the running servers
+	scopehouse ui
+
+clean: ## Remove .venv and what tools left behind (not .scopehouse: that is your data)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dbt_project/target dbt_project/logs

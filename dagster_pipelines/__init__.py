@@ -1,0 +1,1 @@
+"""Assets, checks, jobs and resources. Thin: calls ingest, dbt and ml; holds no logic of its own."""

@@ -1,0 +1,1 @@
+"""One Avro schema a topic, and what is made from it. Never reads or writes data."""

@@ -1,0 +1,49 @@
+-- What ingestion owns in the warehouse. Run by `scopehouse migrate` as scopehouse_migrate; may be run again at any time.
+
+create schema if not exists raw;
+create schema if not exists ingest;
+
+-- What raw holds: every offset below next_offset, of the topic with this id. Moved in the transaction that adds the
+-- rows. A partition's replay log (replayed dead letters) is the row with partition -1 - partition.
+create table if not exists ingest.offsets (
+    topic text not null,
+    partition int not null,
+    topic_id text not null,
+    next_offset bigint not null,
+    epoch bigint not null default 0,
+    row_count bigint not null default 0,
+    dead_letter_count bigint not null default 0,
+    mended_value_count bigint not null default 0,
+    updated_at timestamptz not null default now(),
+    primary key (topic, partition)
+);
+comment on column ingest.offsets.epoch is 'Raised at each assignment: a consumer with an older epoch is fenced.';
+comment on column ingest.offsets.mended_value_count is 'Bare NaN of JSON taken as null in a nullable number.';
+
+-- What each incremental model has read: every offset below next_offset. A run reads up to upper_offset.
+create table if not exists ingest.model_offsets (
+    model text not null,
+    topic text not null,
+    partition int not null,
+    next_offset bigint not null,
+    upper_offset bigint not null,
+    updated_at timestamptz not null default now(),
+    primary key (model, topic, partition)
+);
+
+-- Records that could not become rows, whole, with the reason.
+create table if not exists ingest.dead_letters (
+    dead_letter_id bigint generated always as identity primary key,
+    topic text not null,
+    partition int not null,
+    "offset" bigint not null,
+    key bytea,
+    value bytea,
+    headers jsonb,
+    schema_id int,
+    error_class text not null,
+    error text not null,
+    kafka_timestamp timestamptz,
+    failed_at timestamptz not null default now()
+);
+create index if not exists dead_letters_by_reason on ingest.dead_letters (topic, error_class);

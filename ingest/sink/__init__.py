@@ -1,0 +1,1 @@
+"""Kafka to Postgres, exactly once: consume, decode, load, offsets, dead letters."""

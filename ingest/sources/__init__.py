@@ -1,0 +1,1 @@
+"""What brings data in, one module a source. Knows topics and contracts, never the warehouse."""

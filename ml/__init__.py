@@ -1,0 +1,1 @@
+"""K-means: features in, clusters out. Pure functions and one runner. Never imports Dagster."""

@@ -1,0 +1,33 @@
+"""The `scopehouse` command: mounts the commands and turns mendable errors into one sentence."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from scopehouse.commands import servers
+from services.errors import MendableError
+
+app = typer.Typer(
+    name="scopehouse",
+    help="An analytics warehouse for carbon and energy: Kafka to Postgres exactly once, dbt, Dagster, K-means.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+servers.mount(app)
+
+
+def main() -> None:
+    """Run the command; 0 done, 1 an error the user can mend, 2 a wrong call, 130 interrupted."""
+    try:
+        app()
+    except MendableError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

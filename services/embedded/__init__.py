@@ -1,0 +1,1 @@
+"""Postgres, Kafka and the schema registry from packages, without Docker."""

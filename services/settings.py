@@ -1,0 +1,140 @@
+"""Every setting, read once and validated.
+
+A setting comes from the environment, else from ``connections.env`` in the state folder (written by ``scopehouse
+up`` for the embedded servers), else from its default here.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from platformdirs import user_cache_path
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.errors import MendableError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+Role = Literal["migrate", "ingest", "transform", "bi"]
+
+
+class SettingsError(MendableError):
+    """A setting is missing or wrong; the message is one sentence that says what to do."""
+
+
+class Settings(BaseSettings):
+    """What the environment says. Field names are ours; the variables' names are the aliases."""
+
+    model_config = SettingsConfigDict(
+        env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", populate_by_name=True, frozen=True
+    )
+
+    state_dir: Path = Field(PROJECT_ROOT / ".scopehouse", alias="SCOPEHOUSE_STATE_DIR")
+    cache_dir: Path = Field(
+        default_factory=lambda: user_cache_path("scopehouse"),
+        alias="SCOPEHOUSE_CACHE_DIR",
+        description="jars are fetched into it once",
+    )
+
+    # Where the warehouse, the broker and the registry are. One URL does for every role; a role's own URL wins.
+    database_url: SecretStr | None = Field(None, alias="DATABASE_URL", description="scopehouse_transform's")
+    migrate_database_url: SecretStr | None = Field(None, alias="SCOPEHOUSE_MIGRATE_DATABASE_URL")
+    ingest_database_url: SecretStr | None = Field(None, alias="SCOPEHOUSE_INGEST_DATABASE_URL")
+    bi_database_url: SecretStr | None = Field(None, alias="SCOPEHOUSE_BI_DATABASE_URL")
+    kafka_bootstrap_servers: str | None = Field(None, alias="KAFKA_BOOTSTRAP_SERVERS")
+    schema_registry_url: str | None = Field(None, alias="SCHEMA_REGISTRY_URL")
+
+    # The embedded servers' ports.
+    postgres_port: int = Field(15432, alias="SCOPEHOUSE_POSTGRES_PORT", ge=1, le=65535)
+    kafka_port: int = Field(19092, alias="SCOPEHOUSE_KAFKA_PORT", ge=1, le=65535)
+    kafka_controller_port: int = Field(19093, alias="SCOPEHOUSE_KAFKA_CONTROLLER_PORT", ge=1, le=65535)
+    registry_port: int = Field(18081, alias="SCOPEHOUSE_REGISTRY_PORT", ge=1, le=65535)
+    registry_management_port: int = Field(18082, alias="SCOPEHOUSE_REGISTRY_MANAGEMENT_PORT", ge=1, le=65535)
+
+    # Sources.
+    owid_co2_source: str | None = Field(
+        None, alias="SCOPEHOUSE_OWID_CO2_SOURCE", description="path or URL of OWID's CO2 CSV"
+    )
+
+    # The sink: a batch closes by whichever comes first.
+    consumer_group: str = Field("scopehouse", alias="SCOPEHOUSE_CONSUMER_GROUP")
+    batch_rows: int = Field(50_000, alias="SCOPEHOUSE_BATCH_ROWS", ge=1)
+    batch_bytes: int = Field(32 * 1024 * 1024, alias="SCOPEHOUSE_BATCH_BYTES", ge=1)
+    batch_milliseconds: int = Field(500, alias="SCOPEHOUSE_BATCH_MILLISECONDS", ge=1)
+
+    def url_of(self, role: Role) -> str:
+        """The Postgres URL that `role` connects with.
+
+        Raises:
+            SettingsError: neither the role's own variable nor DATABASE_URL is set.
+        """
+        own = {
+            "migrate": self.migrate_database_url,
+            "ingest": self.ingest_database_url,
+            "transform": self.database_url,
+            "bi": self.bi_database_url,
+        }[role]
+        url = own or self.database_url
+        if url is None:
+            raise SettingsError("No Postgres is set: run `scopehouse up`, or set DATABASE_URL to your own.")
+        return url.get_secret_value()
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The broker's address list. Raises SettingsError where none is set."""
+        if self.kafka_bootstrap_servers is None:
+            raise SettingsError(
+                "No Kafka is set: run `scopehouse up`, or set KAFKA_BOOTSTRAP_SERVERS to your own."
+            )
+        return self.kafka_bootstrap_servers
+
+    @property
+    def registry_url(self) -> str:
+        """The schema registry's Confluent-compatible API. Raises SettingsError where none is set."""
+        if self.schema_registry_url is None:
+            raise SettingsError(
+                "No schema registry is set: run `scopehouse up`, or set SCHEMA_REGISTRY_URL to your own."
+            )
+        return self.schema_registry_url
+
+    @property
+    def connections_file(self) -> Path:
+        """What ``up`` writes: the running servers' addresses and passwords, readable by the owner only."""
+        return self.state_dir / "connections.env"
+
+
+def read_settings() -> Settings:
+    """Read the settings as they stand now.
+
+    Raises:
+        SettingsError: a variable has a value that can't be used; the sentence names it.
+    """
+    state_dir = Path(os.environ.get("SCOPEHOUSE_STATE_DIR") or PROJECT_ROOT / ".scopehouse")
+    try:
+        return Settings(_env_file=state_dir / "connections.env")  # type: ignore[call-arg]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"{first['loc'][0]} can't be used: {first['msg']}.") from error
+
+
+@cache
+def settings() -> Settings:
+    """The process's settings, read at the first call."""
+    return read_settings()
+
+
+def postgres_environment(url: str) -> dict[str, str]:
+    """The PG* variables of a Postgres URL, which libpq, psql and dbt's profile read."""
+    parts = urlsplit(url)
+    return {
+        "PGHOST": parts.hostname or "127.0.0.1",
+        "PGPORT": str(parts.port or 5432),
+        "PGUSER": unquote(parts.username or ""),
+        "PGPASSWORD": unquote(parts.password or ""),
+        "PGDATABASE": parts.path.lstrip("/"),
+    }
