@@ -88,9 +88,7 @@ class Settings(BaseSettings):
     def bootstrap_servers(self) -> str:
         """The broker's address list. Raises SettingsError where none is set."""
         if self.kafka_bootstrap_servers is None:
-            raise SettingsError(
-                "No Kafka is set: run `scopehouse up`, or set KAFKA_BOOTSTRAP_SERVERS to your own."
-            )
+            raise SettingsError("No Kafka is set: run `scopehouse up`, or set KAFKA_BOOTSTRAP_SERVERS to your own.")
         return self.kafka_bootstrap_servers
 
     @property

@@ -3,6 +3,18 @@
 create schema if not exists raw;
 create schema if not exists ingest;
 
+-- Where dbt and ml build: schemas only, what is in them is theirs.
+create schema if not exists reference;
+create schema if not exists staging;
+create schema if not exists intermediate;
+create schema if not exists mobility;
+create schema if not exists fleet;
+create schema if not exists energy;
+create schema if not exists countries;
+create schema if not exists sensors;
+create schema if not exists ml;
+create schema if not exists operations;
+
 -- What raw holds: every offset below next_offset, of the topic with this id. Moved in the transaction that adds the
 -- rows. A partition's replay log (replayed dead letters) is the row with partition -1 - partition.
 create table if not exists ingest.offsets (

@@ -1,0 +1,103 @@
+"""The broker's topics and the registry's subjects, made to match the contracts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+from ingest.contracts.contract import Contract, Field
+from services.errors import MendableError
+from services.settings import Settings
+
+TIMEOUT_SECONDS = 30.0
+
+_JSON_TYPES = {
+    "boolean": "boolean",
+    "int": "integer",
+    "long": "integer",
+    "float": "number",
+    "double": "number",
+    "string": "string",
+}
+
+
+class IncompatibleSchemaError(MendableError):
+    """The registry refuses the contract's schema; nothing was registered."""
+
+
+def apply_topics(settings: Settings, contracts: Iterable[Contract]) -> None:
+    """Create the topics that are missing and register each contract's schema; safe to repeat.
+
+    Raises:
+        IncompatibleSchemaError: a contract breaks its subject's compatibility rule.
+        MendableError: the broker or the registry can't be reached, or refuses.
+    """
+    contracts = list(contracts)
+    _create_topics(settings, contracts)
+    registry = SchemaRegistryClient({"url": settings.registry_url})
+    for contract in contracts:
+        _register(registry, contract)
+
+
+def registered_schema(contract: Contract) -> Schema:
+    """What is registered for a contract: its Avro schema, or for a JSON topic the same as JSON Schema."""
+    if contract.encoding == "avro":
+        return Schema(json.dumps(contract.schema), "AVRO")
+    return Schema(json.dumps(_json_schema(contract)), "JSON")
+
+
+def _create_topics(settings: Settings, contracts: list[Contract]) -> None:
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    try:
+        existing = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
+        missing = [contract for contract in contracts if contract.topic not in existing]
+        new_topics = [NewTopic(contract.topic, num_partitions=contract.partitions) for contract in missing]
+        if new_topics:
+            for future in admin.create_topics(new_topics, operation_timeout=TIMEOUT_SECONDS).values():
+                future.result(TIMEOUT_SECONDS)
+    except KafkaException as error:
+        raise MendableError(
+            f"Kafka at {settings.bootstrap_servers} did not make the topics ({error.args[0].str()}): "
+            "check that it runs and that you may create topics."
+        ) from error
+
+
+def _register(registry: SchemaRegistryClient, contract: Contract) -> None:
+    try:
+        registry.set_compatibility(contract.subject, contract.compatibility)
+        registry.register_schema(contract.subject, registered_schema(contract))
+    except SchemaRegistryError as error:
+        if error.http_status_code == 409:
+            raise IncompatibleSchemaError(
+                f"The contract of {contract.topic} breaks {contract.compatibility} compatibility with what is "
+                f"registered ({error.error_message}): add optional fields only."
+            ) from error
+        raise MendableError(
+            f"The schema registry refused {contract.subject} ({error.error_message}): check its log."
+        ) from error
+
+
+def _json_schema(contract: Contract) -> dict[str, Any]:
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": contract.schema["name"],
+        "description": contract.doc,
+        "type": "object",
+        "properties": {field.name: _json_property(field) for field in contract.fields},
+        "required": [field.name for field in contract.fields if not field.has_default],
+    }
+
+
+def _json_property(field: Field) -> dict[str, Any]:
+    json_type = _JSON_TYPES[field.kind]
+    return {
+        "description": field.doc,
+        "type": ["null", json_type] if field.is_nullable else json_type,
+    }

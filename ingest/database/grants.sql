@@ -1,0 +1,50 @@
+-- Who may do what. Roles are made by whoever runs the server (for the embedded one: `scopehouse up`); where a role is
+-- missing (one login for everything), its grants are left out.
+
+create or replace function pg_temp.grant_if(role_name text, statement text) returns void language plpgsql as $$
+begin
+    if exists (select from pg_roles where rolname = role_name) then
+        execute format(statement, role_name);
+    end if;
+end
+$$;
+
+select pg_temp.grant_if('scopehouse_ingest', statement)
+from (values
+    ('grant usage on schema raw, ingest to %I'),
+    ('grant insert on all tables in schema raw to %I'),
+    ('grant select, insert, update on ingest.offsets to %I'),
+    ('grant select, insert, update, delete on ingest.dead_letters to %I')
+) as grants (statement);
+
+select pg_temp.grant_if('scopehouse_transform', statement)
+from (values
+    ('grant usage on schema raw, ingest to %I'),
+    -- maintain: brin_summarize_new_values before each incremental read
+    ('grant select, maintain on all tables in schema raw to %I'),
+    ('grant select on all tables in schema ingest to %I'),
+    ('grant select, insert, update, delete on ingest.model_offsets to %I'),
+    ('grant usage, create on schema reference, staging, intermediate, mobility, fleet, energy, countries, sensors, ml, operations to %I')
+) as grants (statement);
+
+select pg_temp.grant_if('scopehouse_bi', statement)
+from (values
+    ('grant usage on schema reference, mobility, fleet, energy, countries, sensors, ml, operations to %I')
+) as grants (statement);
+
+-- What dbt and ml make from now on can be read by dashboards.
+do $$
+declare
+    schema_name text;
+begin
+    if exists (select from pg_roles where rolname = 'scopehouse_transform')
+       and exists (select from pg_roles where rolname = 'scopehouse_bi') then
+        foreach schema_name in array array['reference', 'mobility', 'fleet', 'energy', 'countries', 'sensors', 'ml', 'operations'] loop
+            execute format(
+                'alter default privileges for role scopehouse_transform in schema %I grant select on tables to scopehouse_bi',
+                schema_name
+            );
+        end loop;
+    end if;
+end
+$$;
