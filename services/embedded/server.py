@@ -1,0 +1,233 @@
+"""What an embedded server is, and how one is started, found again and stopped.
+
+A started server leaves a record (pid, start time) in the state folder. A process is taken for ours only if pid,
+start time and the first words of its command line agree: a recycled pid is never signalled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import ClassVar
+
+import psutil
+
+from services.errors import MendableError
+from services.settings import Settings
+
+START_SECONDS = 90.0
+STOP_SECONDS = 30.0
+
+
+class ServerError(MendableError):
+    """An embedded server can't be started or stopped; the sentence says which, why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a server's process is started."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    user: int | None = None
+    group: int | None = None
+
+    def popen(self, log: Path) -> subprocess.Popen[bytes]:
+        """Start it, its output appended to `log`, in a session of its own (Ctrl-C is not for it)."""
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.environment},
+                user=self.user,
+                group=self.group,
+                extra_groups=None if self.user is None else [],
+                start_new_session=True,
+            )
+
+    def run(self, log: Path) -> int:
+        """Run it to its end, its output appended to `log`; its exit code."""
+        with self.popen(log) as process:
+            return process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is remembered of a started server. `created` and `ready_at` are Unix seconds."""
+
+    pid: int
+    created: float
+    ports: dict[str, int]
+
+
+class Server(ABC):
+    """One embedded server, in one state folder."""
+
+    name: ClassVar[str]
+    port_settings: ClassVar[tuple[str, ...]]  # the port for clients first
+    needs: ClassVar[tuple[str, ...]] = ()  # servers that must be healthy first
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.state = settings.state_dir.resolve()
+        self.folder = self.state / self.name
+        self.log = self.state / "logs" / f"{self.name}.log"
+        self.record_file = self.state / "run" / f"{self.name}.json"
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """The server's version, known without starting it."""
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports it listens on, each by the variable that sets it; the one for clients first."""
+        fields = type(self.settings).model_fields
+        return {str(fields[name].alias): getattr(self.settings, name) for name in self.port_settings}
+
+    @property
+    def mark(self) -> tuple[str, ...]:
+        """The first words after the program in its command line, which no other process has."""
+        return (f"-Dscopehouse.{self.name}={self.folder}",)
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make its data folder, if there is none yet. Raises ServerError."""
+
+    @abstractmethod
+    def launch(self) -> Launch:
+        """How to start it, once prepared."""
+
+    @abstractmethod
+    def is_healthy(self) -> bool:
+        """Whether it answers now; waits at most a second or so."""
+
+    def on_healthy(self) -> None:  # noqa: B027 - most have nothing to do
+        """What is done to it each time that it has become healthy."""
+
+    @property
+    def port(self) -> int:
+        """The port for clients."""
+        return next(iter(self.ports.values()))
+
+    def record(self) -> Record | None:
+        """What was remembered of it, if it was started and not stopped since."""
+        try:
+            return Record(**json.loads(self.record_file.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def process(self) -> psutil.Process | None:
+        """Its process, if it runs."""
+        record = self.record()
+        with suppress(psutil.Error):
+            if record is not None:
+                process = psutil.Process(record.pid)
+                same = abs(process.create_time() - record.created) < 2 and self._has_mark(process.cmdline())
+                return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        if record is None:  # `up` may have been killed after the start and before the record
+            for process in psutil.process_iter(["cmdline"]):
+                if self._has_mark(process.info["cmdline"] or []):
+                    return process
+        return None
+
+    def start(self, cancelled: Event) -> None:
+        """Start it and wait until it is healthy. It must not run yet.
+
+        Args:
+            cancelled: when set, the server is stopped again and ServerError raised.
+
+        Raises:
+            ServerError: it stopped, or did not become healthy; the process is gone then.
+        """
+        self.record_file.unlink(missing_ok=True)
+        self.prepare()
+        launch = self.launch()
+        child = launch.popen(self.log)
+        try:
+            self._remember(child.pid)
+            deadline = time.monotonic() + START_SECONDS
+            while not self.is_healthy():
+                if child.poll() is not None:
+                    raise ServerError(
+                        f"{self.name} stopped while starting (exit code {child.returncode}): see {self.log}."
+                    )
+                if cancelled.is_set():
+                    raise ServerError(f"{self.name} was not waited for.")
+                if time.monotonic() > deadline:
+                    raise ServerError(f"{self.name} was not healthy after {START_SECONDS:.0f} s: see {self.log}.")
+                cancelled.wait(0.05)
+            self.on_healthy()
+        except BaseException:
+            child.kill()
+            child.wait()
+            self.record_file.unlink(missing_ok=True)
+            raise
+        # The server outlives us; Popen would warn of that when collected.
+        child.returncode = 0
+
+    def stop(self) -> bool:
+        """Stop it, if it runs: asked first, killed after STOP_SECONDS. Whether it ran."""
+        process = self.process()
+        if process is not None:
+            family = [process, *process.children(recursive=True)]
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(self.stop_signal)
+            _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
+            for one in left:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+            psutil.wait_procs(left, timeout=5)
+        self.record_file.unlink(missing_ok=True)
+        return process is not None
+
+    def kill(self) -> None:
+        """Kill it as a crash would (SIGKILL), its record left behind. For tests of what follows."""
+        process = self.process()
+        if process is not None:
+            process.kill()
+            psutil.wait_procs([process], timeout=10)
+
+    def refuse_taken_ports(self) -> None:
+        """Raise ServerError if something listens on one of its ports."""
+        for variable, port in self.ports.items():
+            if _is_taken(port):
+                raise ServerError(
+                    f"Port {port} for {self.name} is taken by another program: "
+                    f"stop that, or set {variable} to a free port."
+                )
+
+    def _remember(self, pid: int) -> None:
+        self.record_file.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(psutil.NoSuchProcess):  # it died already: there is nothing to remember
+            record = Record(pid, psutil.Process(pid).create_time(), self.ports)
+            self.record_file.write_text(json.dumps(asdict(record)))
+
+    def _has_mark(self, command_line: list[str]) -> bool:
+        return tuple(command_line[1 : 1 + len(self.mark)]) == self.mark
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    # macOS lets us bind beside a listener on all addresses.
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

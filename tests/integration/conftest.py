@@ -1,0 +1,57 @@
+"""Real servers, started once for the whole run, in a folder and on ports of their own."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from services.embedded import stack as embedded
+from services.settings import Settings, read_settings, settings
+
+PORTS = ("POSTGRES", "KAFKA", "KAFKA_CONTROLLER", "REGISTRY", "REGISTRY_MANAGEMENT")
+CONNECTIONS = (
+    "DATABASE_URL",
+    "SCOPEHOUSE_MIGRATE_DATABASE_URL",
+    "SCOPEHOUSE_INGEST_DATABASE_URL",
+    "SCOPEHOUSE_BI_DATABASE_URL",
+    "KAFKA_BOOTSTRAP_SERVERS",
+    "SCHEMA_REGISTRY_URL",
+)
+
+
+def embedded_environment(state_dir: Path) -> dict[str, str]:
+    """The variables for servers of one's own in `state_dir`, on ports that are free now."""
+    with ExitStack() as held:  # all held at once, so that they differ
+        sockets = [held.enter_context(socket.socket()) for _ in PORTS]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ports = [str(one.getsockname()[1]) for one in sockets]
+    names = (f"SCOPEHOUSE_{name}_PORT" for name in PORTS)
+    return {"SCOPEHOUSE_STATE_DIR": str(state_dir), **dict(zip(names, ports, strict=True))}
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Postgres (migrated), Kafka and the registry, healthy; the settings that reach them.
+
+    The process's environment points at them, so that `settings()` and child processes find them too.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CONNECTIONS:
+            patch.delenv(name, raising=False)
+        for name, value in embedded_environment(tmp_path_factory.mktemp("stack")).items():
+            patch.setenv(name, value)
+        settings.cache_clear()
+        try:
+            embedded.up(read_settings())
+            from ingest.database.migrate import migrate
+
+            migrate(settings())
+            yield settings()
+        finally:
+            embedded.down(read_settings())
+    settings.cache_clear()
