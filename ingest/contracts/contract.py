@@ -206,11 +206,24 @@ def _kind(where: str, avro_type: Any) -> str:
         return "timestamp"
     elif "logicalType" not in avro_type:
         if avro_type["type"] in ("array", "record"):
+            _check_nested(where, avro_type)
             return "nested"
         if avro_type["type"] == "enum":
             return "enum"
         return _kind(where, avro_type["type"])
     raise ContractError(f"{where}: type {json.dumps(avro_type)} can't be a raw column: use another.")
+
+
+def _check_nested(where: str, avro_type: Any) -> None:
+    """Nested values become JSON: only what JSON holds exactly may stand in them."""
+    avro_type, _ = _strip_null(where, avro_type)
+    if isinstance(avro_type, dict) and avro_type["type"] == "array":
+        _check_nested(where, avro_type["items"])
+    elif isinstance(avro_type, dict) and avro_type["type"] == "record":
+        for field in avro_type["fields"]:
+            _check_nested(f"{where}.{field['name']}", field["type"])
+    elif avro_type not in ("boolean", "int", "long", "float", "double", "string"):
+        raise ContractError(f"{where}: type {json.dumps(avro_type)} can't be held inside a jsonb column: use another.")
 
 
 def _without_extras(node: Any) -> Any:

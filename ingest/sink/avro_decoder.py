@@ -1,0 +1,195 @@
+"""Avro in the registry's wire format to columns.
+
+Records are grouped by the schema they were written with. A group whose schema has the contract's own types is
+decoded in one call by `pyruhvro`; any other is decoded record by record by `fastavro`, the reference, which also
+resolves the writer's schema to the contract's.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import fastavro
+import pyarrow as pa
+import pyruhvro
+from fastavro.schema import SchemaParseException
+
+from ingest.contracts.contract import Contract
+from ingest.sink.conform import conform
+from ingest.sink.decoded import Decoded, Rejection, concatenate
+
+_HEADER_BYTES = 5
+
+
+class UnknownSchemaError(Exception):
+    """The registry has no schema of that id."""
+
+
+class SchemaLookup(Protocol):
+    """Where a writer's schema comes from."""
+
+    def schema_text(self, schema_id: int) -> str:
+        """The Avro schema of that id as JSON text.
+
+        Raises:
+            UnknownSchemaError: the registry answered that it has none. Any other failure is not the record's.
+        """
+
+
+class AvroDecoder:
+    """Decodes one topic's values. Not safe for use by two threads at once."""
+
+    def __init__(self, contract: Contract, schemas: SchemaLookup) -> None:
+        self._contract = contract
+        self._schemas = schemas
+        self._reader_text = json.dumps(contract.schema)
+        self._reader_schema = fastavro.parse_schema(contract.schema)
+        self._arrow_schema = pyruhvro.avro_to_arrow_schema(self._reader_text)
+        self._writers: dict[int, _Writer] = {}
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        """Decode a batch of values.
+
+        Raises:
+            Exception: whatever `schemas` raises when the registry can't be asked.
+        """
+        groups: dict[int, list[int]] = defaultdict(list)
+        rejections: list[Rejection] = []
+        for index, value in enumerate(values):
+            if value is not None and len(value) >= _HEADER_BYTES and value[0] == 0:
+                groups[int.from_bytes(value[1:_HEADER_BYTES], "big")].append(index)
+            else:
+                rejections.append(_not_wire_format(index, value))
+        parts = [
+            self._decode_group(schema_id, indices, [values[index][_HEADER_BYTES:] for index in indices])  # type: ignore[index]
+            for schema_id, indices in groups.items()
+        ]
+        decoded = concatenate(parts or [self._nothing([])])
+        decoded.rejections += rejections
+        return decoded
+
+    def _decode_group(self, schema_id: int, indices: list[int], bodies: list[bytes]) -> Decoded:
+        """Records of one writer's schema; indices stand beside bodies."""
+        try:
+            writer = self._writer(schema_id)
+        except UnknownSchemaError:
+            sentence = f"The registry knows no schema {schema_id}."
+            return self._nothing([Rejection(index, "UnknownSchema", sentence, schema_id) for index in indices])
+        except SchemaParseException as error:
+            sentence = f"Schema {schema_id} can't be read as Avro: {error}."
+            return self._nothing([Rejection(index, "IncompatibleSchema", sentence, schema_id) for index in indices])
+        decoded, rows, rejections = writer.decode(bodies, 0)
+        conformed = conform(decoded, self._contract)
+        kept_rows = pa.array(rows, pa.int64()).take(conformed.kept)
+        batch_indices = pa.array(indices, pa.int64())
+        rejections += [
+            Rejection(rows[rejection.index], rejection.error_class, rejection.error)
+            for rejection in conformed.rejections
+        ]
+        return Decoded(
+            columns=conformed.columns,
+            indices=batch_indices.take(kept_rows),
+            schema_ids=pa.repeat(pa.scalar(schema_id, pa.int32()), len(kept_rows)),
+            rejections=[
+                Rejection(indices[rejection.index], rejection.error_class, rejection.error, schema_id)
+                for rejection in rejections
+            ],
+            mended_values=conformed.mended_values,
+        )
+
+    def _writer(self, schema_id: int) -> _Writer:
+        writer = self._writers.get(schema_id)
+        if writer is None:
+            writer = _Writer(self._schemas.schema_text(schema_id), self._reader_schema, self._arrow_schema)
+            self._writers[schema_id] = writer
+        return writer
+
+    def _nothing(self, rejections: list[Rejection]) -> Decoded:
+        conformed = conform(_no_records(self._arrow_schema), self._contract)
+        return Decoded(conformed.columns, conformed.kept, pa.array([], pa.int32()), rejections)
+
+
+class _Writer:
+    """One writer's schema, resolved against the contract's."""
+
+    def __init__(self, text: str, reader_schema: Any, arrow_schema: pa.Schema) -> None:
+        self._text = text
+        self._schema = fastavro.parse_schema(json.loads(text))
+        self._reader_schema = reader_schema
+        self._arrow_schema = arrow_schema
+        self._is_columnar = _has_same_types(text, arrow_schema)
+
+    def decode(self, bodies: list[bytes], first: int) -> tuple[pa.RecordBatch, list[int], list[Rejection]]:
+        """Columns of the good records, their places in `bodies`, and the bad ones' reasons.
+
+        A batch that can't be decoded is halved until the bad records stand alone.
+        """
+        try:
+            batch = self._decode_columns(bodies) if self._is_columnar else self._decode_records(bodies)
+        except BaseException as error:
+            if not _is_bad_data(error):
+                raise
+            if len(bodies) == 1:
+                return _no_records(self._arrow_schema), [], [Rejection(first, *_reason(error))]
+            middle = len(bodies) // 2
+            left, left_rows, left_rejections = self.decode(bodies[:middle], first)
+            right, right_rows, right_rejections = self.decode(bodies[middle:], first + middle)
+            batch = pa.concat_batches([left, right])
+            return batch, left_rows + right_rows, left_rejections + right_rejections
+        return batch, list(range(first, first + len(bodies))), []
+
+    def _decode_columns(self, bodies: list[bytes]) -> pa.RecordBatch:
+        batch = pyruhvro.deserialize_array(bodies, self._text)
+        return batch.select(self._arrow_schema.names).cast(self._arrow_schema)
+
+    def _decode_records(self, bodies: list[bytes]) -> pa.RecordBatch:
+        records = [fastavro.schemaless_reader(io.BytesIO(body), self._schema, self._reader_schema) for body in bodies]
+        nullable = pa.schema([field.with_nullable(True) for field in self._arrow_schema])
+        return pa.RecordBatch.from_pylist(records, schema=nullable).cast(self._arrow_schema)
+
+
+def _no_records(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def _has_same_types(writer_text: str, arrow_schema: pa.Schema) -> bool:
+    """Whether the writer's schema has each field of the contract with the very type, so that nothing is resolved."""
+    try:
+        writer = pyruhvro.avro_to_arrow_schema(writer_text)
+    except BaseException as error:
+        if isinstance(error, Exception) or _is_panic(error):
+            return False
+        raise
+    return all(
+        writer.get_field_index(field.name) >= 0 and writer.field(field.name).equals(field) for field in arrow_schema
+    )
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether a Rust library gave up on the data: its exception is no Exception."""
+    return type(error).__name__ == "PanicException"
+
+
+def _is_bad_data(error: BaseException) -> bool:
+    data_errors = (ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, ArithmeticError)
+    return isinstance(error, (*data_errors, fastavro.read.SchemaResolutionError)) or _is_panic(error)
+
+
+def _reason(error: BaseException) -> tuple[str, str]:
+    if isinstance(error, fastavro.read.SchemaResolutionError):
+        return "IncompatibleSchema", f"The schema it was written with does not fit the contract: {error}."
+    return "UndecodableAvro", f"The value is not what its schema says: {str(error) or type(error).__name__}."
+
+
+def _not_wire_format(index: int, value: bytes | None) -> Rejection:
+    if value is None:
+        return Rejection(index, "NullValue", "The record has no value.")
+    if not value:
+        return Rejection(index, "EmptyValue", "The record's value is empty.")
+    return Rejection(
+        index, "WrongWireFormat", "The value does not begin with a zero byte and the schema's id in four bytes."
+    )

@@ -1,0 +1,90 @@
+"""What the sink asks of Kafka: a consumer that trusts Postgres alone, and how far each partition reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from ingest.sink.batch import Batch
+from ingest.sink.offsets import Claim, Extent
+from ingest.sink.offsets import TopicPartition as Partition
+from services.errors import MendableError
+from services.settings import Settings
+
+TIMEOUT_SECONDS = 15.0
+# More in one call is no faster; fewer cost a call each.
+_RECORDS_A_CALL = 2_000
+
+
+def make_consumer(settings: Settings, **more: Any) -> Consumer:
+    """A consumer that commits nothing by itself and never jumps to another offset than it was given."""
+    return Consumer(
+        {
+            "bootstrap.servers": settings.bootstrap_servers,
+            "group.id": settings.consumer_group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "isolation.level": "read_committed",
+            "fetch.min.bytes": 1,
+            "queued.max.messages.kbytes": 65_536,
+            **more,
+        }
+    )
+
+
+def partitions_of(settings: Settings, topics: Iterable[str]) -> dict[Partition, str]:
+    """Every partition of the topics, with its topic's id.
+
+    Raises:
+        MendableError: the broker can't be reached, or lacks a topic.
+    """
+    wanted = list(topics)
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    found = {}
+    for name, future in admin.describe_topics(TopicCollection(wanted), request_timeout=TIMEOUT_SECONDS).items():
+        try:
+            description = future.result(TIMEOUT_SECONDS)
+        except (KafkaException, TimeoutError) as error:
+            raise MendableError(
+                f"Topic {name} can't be read at {settings.bootstrap_servers} ({_words(error)}): "
+                "is Kafka running, and did `scopehouse migrate` make the topic?"
+            ) from error
+        for partition in description.partitions:
+            found[name, partition.id] = str(description.topic_id)
+    return found
+
+
+def extents_of(consumer: Consumer, topic_ids: Mapping[Partition, str]) -> dict[Partition, Extent]:
+    """How far each partition reaches now.
+
+    Raises:
+        KafkaException: the broker can't be reached.
+    """
+    extents = {}
+    for (topic, partition), topic_id in topic_ids.items():
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=TIMEOUT_SECONDS)
+        extents[topic, partition] = Extent(topic_id, low, high)
+    return extents
+
+
+def consume_into(batch: Batch, consumer: Consumer, claims: Mapping[Partition, Claim], timeout: float) -> list[Message]:
+    """Take what arrives within `timeout` seconds into the batch; returns the events that are no records (errors)."""
+    messages = consumer.consume(_RECORDS_A_CALL, timeout)
+    events = [message for message in messages if message.error() is not None]
+    if events:
+        messages = [message for message in messages if message.error() is None]
+    batch.add(messages, claims)
+    return events
+
+
+def committed(claims: Mapping[Partition, Claim]) -> list[TopicPartition]:
+    """Owned partitions with the offsets that raw holds, as Kafka's client wants them."""
+    return [TopicPartition(topic, partition, claim.next_offset) for (topic, partition), claim in claims.items()]
+
+
+def _words(error: Exception) -> str:
+    return error.args[0].str() if isinstance(error, KafkaException) else "no answer"

@@ -1,0 +1,132 @@
+"""`scopehouse ingest drain`: take in everything up to today's end of every topic, then stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import psycopg
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+
+from ingest.progress import Progress, no_progress
+from ingest.sink.batch import Batch
+from ingest.sink.broker import committed, consume_into, extents_of, make_consumer, partitions_of
+from ingest.sink.landing import Landing, connect
+from ingest.sink.offsets import Advance, LogChangedError, TopicPartition, claim
+from ingest.sink.topics import loaded_topics
+from services.errors import MendableError
+from services.settings import Settings
+
+_POLL_SECONDS = 0.1
+# A broker that says nothing for so long, while records are still owed, is gone.
+_SILENCE_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class Drained:
+    """What a drain did to one topic; counts are of this drain alone, `next_offsets` are by partition."""
+
+    topic: str
+    rows: int = 0
+    dead_letters: int = 0
+    mended_values: int = 0
+    next_offsets: dict[int, int] = field(default_factory=dict)
+
+    def add(self, move: Advance) -> None:
+        """Count one transaction's move."""
+        self.rows += move.rows
+        self.dead_letters += move.dead_letters
+        self.mended_values += move.mended_values
+        self.next_offsets[move.partition] = move.end
+
+
+def drain(
+    settings: Settings, topics: Iterable[str] | None = None, progress: Progress = no_progress
+) -> dict[str, Drained]:
+    """Land every record that the topics (all by default) hold at the time of the call.
+
+    Raises:
+        MendableError: a server can't be reached, a topic is not the log that raw was filled from, or another sink
+            took a partition over.
+    """
+    loaded = loaded_topics(settings, topics)
+    results = {name: Drained(name) for name in loaded}
+    partitions = partitions_of(settings, loaded)
+    consumer = make_consumer(settings, **{"enable.partition.eof": True})
+    try:
+        with connect(settings) as connection:
+            landing = Landing(connection, loaded, _refuse_fence)
+            extents = extents_of(consumer, partitions)
+            landing.claims = claim(connection, extents)
+            for (topic, partition), owned in landing.claims.items():
+                results[topic].next_offsets[partition] = owned.next_offset
+            ends = {partition: extent.high for partition, extent in extents.items()}
+            for move in _drain_to(ends, consumer, landing, settings, progress):
+                results[move.topic].add(move)
+    except psycopg.OperationalError as error:
+        raise MendableError(
+            f"Postgres broke off ({str(error).strip()}): nothing is half done, run the drain again."
+        ) from error
+    except KafkaException as error:
+        raise MendableError(f"Kafka broke off ({error.args[0].str()}): run the drain again.") from error
+    finally:
+        consumer.close()
+    return results
+
+
+def _drain_to(
+    ends: dict[TopicPartition, int], consumer: Consumer, landing: Landing, settings: Settings, progress: Progress
+) -> Iterable[Advance]:
+    """Consume until each partition's position has reached its end, landing batch after batch."""
+    owed = {partition for partition, owned in landing.claims.items() if owned.next_offset < ends[partition]}
+    starts = {partition: landing.claims[partition].next_offset for partition in owed}
+    total = sum(ends[partition] - starts[partition] for partition in owed)
+    progress("records", 0, total)
+    consumer.assign(committed({partition: landing.claims[partition] for partition in owed}))
+    last_heard = time.monotonic()
+    while owed:
+        batch = Batch()
+        closes_at = time.monotonic() + settings.batch_milliseconds / 1000
+        while owed and not batch.is_full(settings.batch_rows, settings.batch_bytes) and time.monotonic() < closes_at:
+            for event in consume_into(batch, consumer, landing.claims, _POLL_SECONDS):
+                _take_event(event, batch)
+            owed -= {partition for partition, end in batch.ends.items() if end >= ends[partition]}
+        if batch.ends:
+            last_heard = time.monotonic()
+            advances = landing.land(batch)
+            yield from advances
+            consumer.commit(offsets=committed(landing.claims), asynchronous=True)
+            progress("records", _done(landing, starts, ends), total)
+        elif time.monotonic() - last_heard > _SILENCE_SECONDS:
+            topic, partition = min(owed)
+            raise MendableError(
+                f"Kafka sent nothing for {_SILENCE_SECONDS:.0f} s though topic {topic} partition {partition} goes on "
+                f"to offset {ends[topic, partition]}: look at the broker, then run the drain again."
+            )
+
+
+def _take_event(event: Message, batch: Batch) -> None:
+    """The end of a partition moves its offset over whatever is no record; anything else is an error."""
+    error = event.error()
+    if error.code() == KafkaError._PARTITION_EOF:
+        batch.read_over((event.topic(), event.partition()), event.offset())
+    elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+        raise LogChangedError(
+            f"Topic {event.topic()} partition {event.partition()} lost the offset that comes next ({error.str()}): "
+            "run `scopehouse ingest drain` again to see what is gone."
+        )
+    elif error.fatal() or not error.retriable():
+        raise KafkaException(error)
+
+
+def _done(landing: Landing, starts: dict[TopicPartition, int], ends: dict[TopicPartition, int]) -> int:
+    return sum(min(landing.claims[each].next_offset, ends[each]) - start for each, start in starts.items())
+
+
+def _refuse_fence(partitions: tuple[TopicPartition, ...]) -> None:
+    topic, partition = partitions[0]
+    raise MendableError(
+        f"Another sink took over topic {topic} partition {partition} while this drain ran: "
+        "nothing is lost; end the other, or leave the work to it."
+    )

@@ -1,0 +1,170 @@
+"""`scopehouse ingest run`: a member of a consumer group that lands records for ever.
+
+Whatever breaks (Postgres, the broker, the registry), the session ends with nothing half done, and a new one begins
+after a pause that grows: it asks Postgres where to go on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+import httpx
+import psycopg
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+from psycopg import Connection
+
+from ingest.sink.batch import Batch
+from ingest.sink.broker import committed, consume_into, extents_of, make_consumer, partitions_of
+from ingest.sink.landing import Landing, connect
+from ingest.sink.load import Topic
+from ingest.sink.offsets import Advance, LogChangedError, claim
+from ingest.sink.offsets import TopicPartition as Partition
+from ingest.sink.topics import loaded_topics
+from services.errors import MendableError
+from services.settings import Settings
+
+_POLL_SECONDS = 0.1
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 15.0
+_TRANSIENT = (psycopg.OperationalError, KafkaException, SchemaRegistryError, httpx.HTTPError, OSError)
+
+_log = structlog.get_logger("scopehouse.sink")
+
+OnLanded = Callable[[list[Advance]], None]
+
+
+def run(
+    settings: Settings,
+    stop: threading.Event,
+    topics: Iterable[str] | None = None,
+    on_landed: OnLanded | None = None,
+) -> None:
+    """Land records of the topics (all by default) until `stop` is set; `on_landed` hears of each transaction.
+
+    Raises:
+        LogChangedError: a topic is not the log that raw was filled from.
+        MendableError: a topic has no contract, or a setting is missing.
+    """
+    loaded = loaded_topics(settings, topics)
+    pause = _FIRST_PAUSE_SECONDS
+    while not stop.is_set():
+        began = time.monotonic()
+        try:
+            _Session(settings, loaded, on_landed).run(stop)
+        except _TRANSIENT as error:
+            if time.monotonic() - began > _LONGEST_PAUSE_SECONDS:
+                pause = _FIRST_PAUSE_SECONDS
+            _log.warning("session broke, will go on", error=_sentence(error), pause_seconds=pause)
+            stop.wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+class _Session:
+    """One connection to Postgres and one membership in the group."""
+
+    def __init__(self, settings: Settings, topics: dict[str, Topic], on_landed: OnLanded | None) -> None:
+        self._settings = settings
+        self._topics = topics
+        self._on_landed = on_landed
+        self._batch = Batch()
+        # Partitions assigned while a call to consume() was under way.
+        self._fresh: set[Partition] = set()
+
+    def run(self, stop: threading.Event) -> None:
+        consumer = make_consumer(self._settings, **{"group.protocol": "consumer"})
+        try:
+            with connect(self._settings) as connection:
+                self._connection: Connection = connection
+                self._consumer: Consumer = consumer
+                self._landing = Landing(connection, self._topics, self._pause_fenced)
+                consumer.subscribe(
+                    list(self._topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+                )
+                while not stop.is_set():
+                    self._fill_batch(stop)
+                    self._land_batch()
+        finally:
+            consumer.close()
+
+    def _fill_batch(self, stop: threading.Event) -> None:
+        closes_at = None
+        while not stop.is_set() and not self._batch.is_full(self._settings.batch_rows, self._settings.batch_bytes):
+            self._consume()
+            if closes_at is None and self._batch.rows:
+                closes_at = time.monotonic() + self._settings.batch_milliseconds / 1000
+            if closes_at is not None and time.monotonic() >= closes_at:
+                return
+
+    def _consume(self) -> None:
+        arrived = Batch()
+        for event in consume_into(arrived, self._consumer, self._landing.claims, _POLL_SECONDS):
+            _raise_unless_passing(event)
+        if self._fresh:
+            # The call may have begun before the assignment and hold records of an earlier one: they are dropped, and
+            # the new partitions start again where Postgres says.
+            arrived = arrived.without(self._fresh)
+            fresh = {each: owned for each, owned in self._landing.claims.items() if each in self._fresh}
+            self._fresh.clear()
+            self._consumer.incremental_unassign(committed(fresh))
+            self._consumer.incremental_assign(committed(fresh))
+        self._batch.extend(arrived)
+
+    def _land_batch(self) -> None:
+        batch, self._batch = self._batch, Batch()
+        if not batch.rows:
+            return
+        advances = self._landing.land(batch)
+        self._consumer.commit(offsets=committed(self._landing.claims), asynchronous=True)
+        if self._on_landed is not None:
+            self._on_landed(advances)
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        topics = {partition.topic for partition in partitions}
+        ids = partitions_of(self._settings, topics) if topics else {}
+        wanted = {(each.topic, each.partition): ids[each.topic, each.partition] for each in partitions}
+        claims = claim(self._connection, extents_of(consumer, wanted))
+        self._landing.claims.update(claims)
+        self._fresh.update(claims)
+        consumer.incremental_assign(committed(claims))
+        _log.info("assigned", partitions=_names(wanted))
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        gone = {(each.topic, each.partition) for each in partitions}
+        self._batch = self._batch.without(gone)
+        for each in gone:
+            self._landing.claims.pop(each, None)
+        self._fresh -= gone
+        consumer.incremental_unassign(partitions)
+        _log.info("revoked", partitions=_names(gone))
+
+    def _pause_fenced(self, partitions: tuple[Partition, ...]) -> None:
+        self._consumer.pause([TopicPartition(topic, partition) for topic, partition in partitions])
+        _log.error("fenced: another sink took these partitions over", partitions=_names(partitions))
+
+
+def _raise_unless_passing(event: Message) -> None:
+    error = event.error()
+    if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        raise LogChangedError(
+            f"Topic {event.topic()} partition {event.partition()} lost the offset that comes next ({error.str()}): "
+            "run `scopehouse ingest drain` to see what is gone."
+        )
+    if error.fatal():
+        raise KafkaException(error)
+    _log.warning("the broker says", error=error.str())
+
+
+def _names(partitions: Iterable[Partition]) -> list[str]:
+    return [f"{topic}[{partition}]" for topic, partition in sorted(partitions)]
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, KafkaException):
+        return str(error.args[0].str())
+    if isinstance(error, MendableError):
+        return str(error)
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

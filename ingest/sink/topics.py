@@ -1,0 +1,33 @@
+"""The topics that the sink loads, each with its decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ingest.contracts.contract import Contract, load_contracts
+from ingest.sink.avro_decoder import AvroDecoder
+from ingest.sink.json_decoder import JsonDecoder
+from ingest.sink.load import Topic
+from ingest.sink.writer_schemas import WriterSchemas
+from services.errors import MendableError
+from services.settings import Settings
+
+
+def loaded_topics(settings: Settings, names: Iterable[str] | None = None) -> dict[str, Topic]:
+    """The topics of those names, or all that have a contract.
+
+    Raises:
+        MendableError: a name has no contract.
+    """
+    contracts = load_contracts()
+    wanted = list(contracts) if names is None else list(names)
+    for name in wanted:
+        if name not in contracts:
+            raise MendableError(f"Topic {name} has no contract: the topics are {', '.join(contracts)}.")
+    schemas = WriterSchemas(settings.registry_url)
+    return {name: _topic(contracts[name], schemas) for name in wanted}
+
+
+def _topic(contract: Contract, schemas: WriterSchemas) -> Topic:
+    decoder = AvroDecoder(contract, schemas) if contract.encoding == "avro" else JsonDecoder(contract)
+    return Topic(contract, decoder)

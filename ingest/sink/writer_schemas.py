@@ -1,0 +1,31 @@
+"""The schemas that values were written with, from the registry."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+from ingest.sink.avro_decoder import UnknownSchemaError
+
+
+class WriterSchemas:
+    """Looks schemas up by id. The client keeps those it has seen."""
+
+    def __init__(self, registry_url: str) -> None:
+        self._client = SchemaRegistryClient({"url": registry_url})
+
+    def schema_text(self, schema_id: int) -> str:
+        """The Avro schema of that id as JSON text.
+
+        Raises:
+            UnknownSchemaError: the registry answered that it has none.
+            SchemaRegistryError, OSError: the registry could not be asked.
+        """
+        try:
+            return cast(str, self._client.get_schema(schema_id).schema_str)
+        except SchemaRegistryError as error:
+            if error.http_status_code == 404:
+                raise UnknownSchemaError(schema_id) from error
+            raise

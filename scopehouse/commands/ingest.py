@@ -1,0 +1,72 @@
+"""`scopehouse migrate`, `ingest drain`, `ingest run`: from Kafka into the warehouse."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from dataclasses import asdict
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from scopehouse.progress import progress_bars
+from services.settings import settings
+
+Topics = Annotated[list[str] | None, typer.Argument(help="Topics; all that have a contract by default.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+
+commands = typer.Typer(help="Kafka to Postgres, exactly once.", no_args_is_help=True)
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command()(migrate)
+    app.add_typer(commands, name="ingest")
+
+
+def migrate() -> None:
+    """Bring the warehouse, the topics and the registry up to the contracts; safe to repeat.
+
+    Example: scopehouse migrate
+    """
+    from ingest.database.migrate import migrate as apply
+
+    apply(settings())
+    typer.echo("The warehouse, the topics and the registry are what the contracts say.")
+
+
+@commands.command()
+def drain(topics: Topics = None, as_json: Json = False) -> None:
+    """Land everything up to today's end of every topic, then stop.
+
+    Examples: scopehouse ingest drain    scopehouse ingest drain tracking_events --json
+    """
+    from ingest.sink.drain import drain as drain_topics
+
+    with progress_bars() as progress:
+        results = drain_topics(settings(), topics or None, progress)
+    if as_json:
+        typer.echo(json.dumps({name: asdict(result) for name, result in results.items()}))
+        return
+    for result in results.values():
+        typer.echo(f"{result.topic}: {result.rows:,} rows, {result.dead_letters:,} dead letters")
+
+
+@commands.command()
+def run(topics: Topics = None) -> None:
+    """Land records for ever, as a member of the consumer group; Ctrl-C or SIGTERM ends it cleanly.
+
+    Examples: scopehouse ingest run    scopehouse ingest run tracking_events
+    """
+    from ingest.sink.run import run as run_sink
+
+    stop = threading.Event()
+
+    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
+    run_sink(settings(), stop, topics or None)
