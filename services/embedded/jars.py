@@ -48,6 +48,11 @@ class Jar:
         """Where the file lies once fetched."""
         return cache_dir / "jars" / file_name(self.coordinate)
 
+    def is_in(self, cache_dir: Path) -> bool:
+        """Whether the cache has it, unspoilt."""
+        file = self.path(cache_dir)
+        return file.is_file() and file.stat().st_size == self.size and _sha256(file) == self.sha256
+
 
 def file_name(coordinate: str) -> str:
     """The file's name, as its repository has it."""
@@ -70,17 +75,13 @@ def version_of(server: str) -> str:
 def ensure(servers: tuple[str, ...], cache_dir: Path, report: Report = silent) -> None:
     """Have every jar of `servers` in the cache; no network is touched where they are there already.
 
-    A file gets its name in the cache only after its sha256 was checked, so that a name says the file is right.
+    Files are checked each time (0.1 s); a spoilt one is fetched again. An archive once unpacked isn't looked at.
 
     Raises:
         JarError: a jar can't be fetched, or its sha256 isn't the locked one.
     """
-    missing = [
-        jar
-        for server in servers
-        for jar in locked(server)
-        if not (file := jar.path(cache_dir)).is_file() or file.stat().st_size != jar.size
-    ]
+    packed = [server for server in servers if not unpacked_folder(server, cache_dir).is_dir()]
+    missing = [jar for server in packed for jar in locked(server) if not jar.is_in(cache_dir)]
     if not missing:
         return
     (cache_dir / "jars").mkdir(parents=True, exist_ok=True)
@@ -98,10 +99,15 @@ def class_path(server: str, cache_dir: Path) -> str:
     return os.pathsep.join(str(jar.path(cache_dir)) for jar in locked(server))
 
 
-def unpacked(server: str, cache_dir: Path) -> Path:
+def unpacked_folder(server: str, cache_dir: Path) -> Path:
+    """Where the archive of a server that comes as one lies unpacked, if it was."""
+    return cache_dir / "unpacked" / f"{server}-{locked(server)[0].sha256[:16]}"
+
+
+def unpack(server: str, cache_dir: Path) -> Path:
     """The folder of a server that comes as one archive, unpacked once; call `ensure` first."""
     (archive,) = locked(server)
-    folder = cache_dir / "unpacked" / f"{server}-{archive.sha256[:16]}"
+    folder = unpacked_folder(server, cache_dir)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(folder.parent) as scratch:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from services.embedded import jars
 from services.embedded.java import java
-from services.embedded.server import Launch, Server, ServerError
+from services.embedded.server import Launch, Server, ServerError, is_listening
 
 SETTINGS = {
     "process.roles": "broker,controller",
@@ -71,6 +71,8 @@ class Kafka(Server):
 
     def is_healthy(self) -> bool:
         """Whether it gives its metadata to a client."""
+        if not is_listening(self.port):  # quicker to say than the client, which retries
+            return False
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
@@ -83,10 +85,10 @@ class Kafka(Server):
         return True
 
     def _java(self, *words: str) -> Launch:
-        flags = (*self.mark, "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.showDateTime=true")
+        flags = (*self.mark[1:], "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.showDateTime=true")
         flags += ("-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",)
         class_path = jars.class_path(self.name, self.settings.cache_dir)
-        return Launch((str(java()), *flags, "-cp", class_path, *words))
+        return Launch((str(java()), *flags, "-cp", class_path, *words), self.folder)
 
     def _write_properties(self, data: Path) -> Path:
         broker, controller = self.ports.values()

@@ -7,11 +7,13 @@ import pwd
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -66,7 +68,7 @@ class Postgres(Server):
     @property
     def mark(self) -> tuple[str, ...]:
         """Its data folder."""
-        return ("-D", str(self.data))
+        return ("postgres", "-D", str(self.data))
 
     @cached_property
     def passwords(self) -> dict[str, str]:
@@ -81,6 +83,8 @@ class Postgres(Server):
                     f"{self.state / 'passwords.json'} is gone, which {self.data} needs: put it back, "
                     f"or remove {self.state} to start from nothing."
                 )
+            self._end_orphans()
+            self._forget_recycled_pid()
             return
         new = self.folder / "new"  # renamed when whole: a killed initdb leaves no half folder behind
         shutil.rmtree(new, ignore_errors=True)
@@ -103,7 +107,7 @@ class Postgres(Server):
         """The postmaster itself, without pg_ctl: its pid is the child's."""
         settings = {**SETTINGS, "port": str(self.port)}
         words = (word for name, value in settings.items() for word in ("-c", f"{name}={value}"))
-        return self._launch("postgres", *self.mark, *words)
+        return self._launch(*self.mark, *words)
 
     def is_healthy(self) -> bool:
         """Whether the superuser can log in. Raises ServerError where the password is refused."""
@@ -138,6 +142,34 @@ class Postgres(Server):
                 connection.execute(f"revoke all on database {database} from public")
                 connection.execute(f"grant connect, temporary on database {database} to {users}")
 
+    def stop(self) -> bool:
+        """Stop it, and what a killed server has left behind."""
+        ran = super().stop()
+        return self._end_orphans() or ran
+
+    def _end_orphans(self) -> bool:
+        """End the sessions of a server that was killed: one in a long query does not notice at once."""
+        orphans = [process for process in psutil.process_iter(["name"]) if self._is_session(process)]
+        for process in orphans:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGQUIT)
+        psutil.wait_procs(orphans, timeout=5)
+        return bool(orphans)
+
+    def _is_session(self, process: psutil.Process) -> bool:
+        try:
+            return process.info["name"] == "postgres" and process.cwd() == str(self.data)
+        except psutil.Error:
+            return False
+
+    def _forget_recycled_pid(self) -> None:
+        # Postgres won't start if its old pid is in use, be it by another program (after a reboot, in a container).
+        # That none of ours is left was seen to above.
+        with suppress(FileNotFoundError, ValueError, IndexError):
+            file = self.data / "postmaster.pid"
+            if psutil.pid_exists(int(file.read_text().splitlines()[0])):
+                file.unlink()
+
     def connect(self, role: str, database: str = "postgres") -> psycopg.Connection:
         """A connection as `role`, each statement its own transaction. Raises psycopg.OperationalError."""
         return psycopg.connect(
@@ -146,6 +178,7 @@ class Postgres(Server):
             user=role,
             password=self.passwords[role],
             dbname=database,
+            sslmode="disable",
             connect_timeout=2,
             autocommit=True,
         )

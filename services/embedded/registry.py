@@ -30,7 +30,7 @@ class Registry(Server):
     def prepare(self) -> None:
         """Unpack its archive, once; its data is in Postgres."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        jars.unpacked(self.name, self.settings.cache_dir)
+        jars.unpack(self.name, self.settings.cache_dir)
 
     def launch(self) -> Launch:
         """One Java process; the database's password goes by its environment."""
@@ -40,16 +40,20 @@ class Registry(Server):
             "apicurio.storage.sql.kind": "postgresql",
             "apicurio.datasource.url": f"jdbc:postgresql://127.0.0.1:{self.settings.postgres_port}/registry",
             "apicurio.datasource.username": "registry",
+            "apicurio.datasource.jdbc.initial-size": "2",  # not 20 of Postgres's 100 connections
+            "apicurio.datasource.jdbc.min-size": "2",
+            "apicurio.datasource.jdbc.max-size": "10",
             "quarkus.http.host": "127.0.0.1",
             "quarkus.http.port": str(port),
             "quarkus.management.host": "127.0.0.1",
             "quarkus.management.port": str(management_port),
         }
-        jar = jars.unpacked(self.name, self.settings.cache_dir) / "quarkus-run.jar"
-        flags = (*self.mark, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xms128m", "-Xmx384m")
+        jar = jars.unpack(self.name, self.settings.cache_dir) / "quarkus-run.jar"
+        flags = (*self.mark[1:], "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xms128m", "-Xmx384m")
         flags += tuple(f"-D{name}={value}" for name, value in properties.items())
         password = passwords.read(self.state)["registry"]
-        return Launch((str(java()), *flags, "-jar", str(jar)), {"APICURIO_DATASOURCE_PASSWORD": password})
+        secret = {"APICURIO_DATASOURCE_PASSWORD": password}
+        return Launch((str(java()), *flags, "-jar", str(jar)), self.folder, secret)
 
     def is_healthy(self) -> bool:
         """Whether it lists its subjects, which it reads from Postgres."""

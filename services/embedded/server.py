@@ -1,7 +1,7 @@
 """What an embedded server is, and how one is started, found again and stopped.
 
-A started server leaves a record (pid, start time) in the state folder. A process is taken for ours only if pid,
-start time and the first words of its command line agree: a recycled pid is never signalled.
+A started server leaves a record (pid, start time) in the state folder. A process is taken for ours only if its
+program and the first words of its command line say so, which name the folder: a recycled pid is never signalled.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ from services.settings import Settings
 
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
+LOG_BYTES = 16 * 1024 * 1024  # a log longer than that is put aside at the next start
+
+# What a server gets of our environment: the rest may hold secrets, or settings that it would take for its own.
+ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "JAVA_TOOL_OPTIONS")
 
 
 class ServerError(MendableError):
@@ -38,19 +42,22 @@ class Launch:
     """How a server's process is started."""
 
     argv: tuple[str, ...]
+    folder: Path = Path("/")  # where it runs: any user may enter the root
     environment: Mapping[str, str] = field(default_factory=dict)
     user: int | None = None
     group: int | None = None
 
     def popen(self, log: Path) -> subprocess.Popen[bytes]:
         """Start it, its output appended to `log`, in a session of its own (Ctrl-C is not for it)."""
+        kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         with log.open("ab") as output:
             return subprocess.Popen(
                 self.argv,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self.environment},
+                cwd=self.folder,
+                env={**kept, **self.environment},
                 user=self.user,
                 group=self.group,
                 extra_groups=None if self.user is None else [],
@@ -65,7 +72,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is remembered of a started server. `created` and `ready_at` are Unix seconds."""
+    """What is remembered of a started server. `created`, its process's start, is in Unix seconds."""
 
     pid: int
     created: float
@@ -100,8 +107,8 @@ class Server(ABC):
 
     @property
     def mark(self) -> tuple[str, ...]:
-        """The first words after the program in its command line, which no other process has."""
-        return (f"-Dscopehouse.{self.name}={self.folder}",)
+        """The program's name and the first words after it, which no other process's command line has."""
+        return ("java", f"-Dscopehouse.{self.name}={self.folder}")
 
     @abstractmethod
     def prepare(self) -> None:
@@ -136,48 +143,45 @@ class Server(ABC):
         with suppress(psutil.Error):
             if record is not None:
                 process = psutil.Process(record.pid)
-                same = abs(process.create_time() - record.created) < 2 and self._has_mark(process.cmdline())
-                return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        if record is None:  # `up` may have been killed after the start and before the record
-            for process in psutil.process_iter(["cmdline"]):
-                if self._has_mark(process.info["cmdline"] or []):
+                if abs(process.create_time() - record.created) < 2 and self._is_mine(process.cmdline()):
                     return process
+        # `up` may have been killed before it wrote the record, or the clock been set, which moves start times.
+        for process in psutil.process_iter(["cmdline"]):
+            if self._is_mine(process.info["cmdline"] or []):
+                return process
         return None
 
-    def start(self, cancelled: Event) -> None:
-        """Start it and wait until it is healthy. It must not run yet.
+    def start(self, cancelled: Event) -> bool:
+        """Start it, if it does not run, and wait until it is healthy.
 
         Args:
-            cancelled: when set, the server is stopped again and ServerError raised.
+            cancelled: when set, it is no longer waited for.
+
+        Returns:
+            Whether it was started here; False where it ran already.
 
         Raises:
-            ServerError: it stopped, or did not become healthy; the process is gone then.
+            ServerError: it stopped, or did not become healthy. What was started here is gone then.
         """
+        if self.process() is not None:
+            self._await_healthy(cancelled, None)
+            return False
         self.record_file.unlink(missing_ok=True)
         self.prepare()
-        launch = self.launch()
-        child = launch.popen(self.log)
+        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".log.old"))
+        child = self.launch().popen(self.log)
         try:
             self._remember(child.pid)
-            deadline = time.monotonic() + START_SECONDS
-            while not self.is_healthy():
-                if child.poll() is not None:
-                    raise ServerError(
-                        f"{self.name} stopped while starting (exit code {child.returncode}): see {self.log}."
-                    )
-                if cancelled.is_set():
-                    raise ServerError(f"{self.name} was not waited for.")
-                if time.monotonic() > deadline:
-                    raise ServerError(f"{self.name} was not healthy after {START_SECONDS:.0f} s: see {self.log}.")
-                cancelled.wait(0.05)
-            self.on_healthy()
+            self._await_healthy(cancelled, child)
         except BaseException:
+            self.stop()
             child.kill()
             child.wait()
-            self.record_file.unlink(missing_ok=True)
             raise
         # The server outlives us; Popen would warn of that when collected.
         child.returncode = 0
+        return True
 
     def stop(self) -> bool:
         """Stop it, if it runs: asked first, killed after STOP_SECONDS. Whether it ran."""
@@ -210,14 +214,34 @@ class Server(ABC):
                     f"stop that, or set {variable} to a free port."
                 )
 
+    def _await_healthy(self, cancelled: Event, child: subprocess.Popen[bytes] | None) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self.is_healthy():
+            if child is not None and child.poll() is not None:
+                raise ServerError(f"{self.name} stopped while starting (exit code {child.returncode}): see {self.log}.")
+            if cancelled.is_set():
+                raise ServerError(f"{self.name} was not waited for.")
+            if time.monotonic() > deadline:
+                raise ServerError(f"{self.name} did not answer in {START_SECONDS:.0f} s: see {self.log}.")
+            cancelled.wait(0.05)
+        self.on_healthy()
+
     def _remember(self, pid: int) -> None:
         self.record_file.parent.mkdir(parents=True, exist_ok=True)
         with suppress(psutil.NoSuchProcess):  # it died already: there is nothing to remember
             record = Record(pid, psutil.Process(pid).create_time(), self.ports)
             self.record_file.write_text(json.dumps(asdict(record)))
 
-    def _has_mark(self, command_line: list[str]) -> bool:
-        return tuple(command_line[1 : 1 + len(self.mark)]) == self.mark
+    def _is_mine(self, command_line: list[str]) -> bool:
+        program, *words = command_line or [""]
+        return (Path(program).name, *words)[: len(self.mark)] == self.mark
+
+
+def is_listening(port: int) -> bool:
+    """Whether something accepts connections on the port of this machine."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _is_taken(port: int) -> bool:
@@ -227,7 +251,4 @@ def _is_taken(port: int) -> bool:
             probe.bind(("127.0.0.1", port))
         except OSError:
             return True
-    # macOS lets us bind beside a listener on all addresses.
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    return is_listening(port)  # macOS lets us bind beside a listener on all addresses

@@ -54,16 +54,18 @@ def up(settings: Settings, report: Report = silent, only: Sequence[str] = NAMES)
     """
     with _lock(settings, report):
         servers = [server(settings) for server in SERVERS if server.name in only]
-        starting = []
+        stopped = [server for server in servers if server.process() is None]
         for server in servers:
-            if server.process() is None:
+            if server in stopped:
                 server.refuse_taken_ports()
-                starting.append(server)
             else:
                 _refuse_moved_ports(server)
-                report(server.name, "runs already", 1.0)
-        jars.ensure(tuple(s.name for s in starting if s.name in jars.ROOTS), settings.cache_dir, report)
-        _start(starting, report)
+        jars.ensure(tuple(s.name for s in stopped if s.name in jars.ROOTS), settings.cache_dir, report)
+        try:
+            _start(servers, report)
+        except BaseException:
+            _stop(stopped, report)
+            raise
         _write_connections(settings)
     settings_module.settings.cache_clear()
 
@@ -107,7 +109,7 @@ def _status(server: Server) -> ServerStatus:
 
 
 def _start(servers: list[Server], report: Report) -> None:
-    """Start `servers` side by side, each after those that it needs; all, or none."""
+    """Start `servers` side by side, each after those that it needs."""
     cancelled = Event()
     started: dict[str, Future[None]] = {}
 
@@ -118,8 +120,8 @@ def _start(servers: list[Server], report: Report) -> None:
                 started[need].result()
         begin = time.monotonic()
         report(server.name, "starting")
-        server.start(cancelled)
-        report(server.name, f"ready after {time.monotonic() - begin:.1f} s", 1.0)
+        here = server.start(cancelled)
+        report(server.name, f"ready after {time.monotonic() - begin:.1f} s" if here else "runs already", 1.0)
 
     with ThreadPoolExecutor(len(SERVERS)) as pool:
         try:
@@ -129,8 +131,6 @@ def _start(servers: list[Server], report: Report) -> None:
                 future.result()
         except BaseException:
             cancelled.set()
-            pool.shutdown()
-            _stop(servers, report)
             raise
 
 
