@@ -23,7 +23,7 @@ from (values
     -- maintain: brin_summarize_new_values before each incremental read
     ('grant select, maintain on all tables in schema raw to %I'),
     ('grant select on all tables in schema ingest to %I'),
-    ('grant select, insert, update, delete on ingest.model_offsets to %I'),
+    ('grant select, insert, update, delete on ingest.model_offsets, ingest.model_references to %I'),
     ('grant usage, create on schema reference, staging, intermediate, mobility, fleet, energy, countries, sensors, ml, operations to %I')
 ) as grants (statement);
 

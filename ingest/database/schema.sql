@@ -43,6 +43,14 @@ create table if not exists ingest.model_offsets (
     primary key (model, topic, partition)
 );
 
+-- What each incremental model was built from besides topics (small tables, by content): when it changes, the model is
+-- built anew.
+create table if not exists ingest.model_references (
+    model text primary key,
+    fingerprint text not null,
+    updated_at timestamptz not null default now()
+);
+
 -- Records that could not become rows, whole, with the reason.
 create table if not exists ingest.dead_letters (
     dead_letter_id bigint generated always as identity primary key,
