@@ -20,8 +20,9 @@ from (values
 select pg_temp.grant_if('scopehouse_transform', statement)
 from (values
     ('grant usage on schema raw, ingest to %I'),
-    -- maintain: brin_summarize_new_values before each incremental read
-    ('grant select, maintain on all tables in schema raw to %I'),
+    ('grant select on all tables in schema raw to %I'),
+    -- before each incremental read
+    ('grant execute on function ingest.summarise_tail(regclass) to %I'),
     ('grant select on all tables in schema ingest to %I'),
     ('grant select, insert, update, delete on ingest.model_offsets, ingest.model_references to %I'),
     ('grant usage, create on schema reference, staging, intermediate, mobility, fleet, energy, countries, sensors, ml, operations to %I')

@@ -51,6 +51,19 @@ create table if not exists ingest.model_references (
     updated_at timestamptz not null default now()
 );
 
+-- Summarise a raw table's newest pages (its partitions' too) in its BRIN indexes, for the unsummarised tail is scanned
+-- whole. Readers may not do it themselves: brin_summarize_new_values wants the index's owner, MAINTAIN is not enough.
+create or replace function ingest.summarise_tail(log regclass) returns void
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+    select brin_summarize_new_values(pg_index.indexrelid)
+    from (select log as relid union select relid from pg_partition_tree(log) where isleaf) as leaf
+    inner join pg_index on pg_index.indrelid = leaf.relid
+    inner join pg_class on pg_class.oid = pg_index.indexrelid and pg_class.relkind = 'i'
+    inner join pg_am on pg_am.oid = pg_class.relam and pg_am.amname = 'brin'
+    where pg_class.relnamespace = 'raw'::regnamespace
+$$;
+revoke all on function ingest.summarise_tail(regclass) from public;
+
 -- Records that could not become rows, whole, with the reason.
 create table if not exists ingest.dead_letters (
     dead_letter_id bigint generated always as identity primary key,
