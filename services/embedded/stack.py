@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +127,8 @@ def _start(servers: list[Server], report: Report) -> None:
         try:
             for server in servers:
                 started[server.name] = pool.submit(start, server)
-            for future in started.values():
+            done, _ = wait(started.values(), return_when=FIRST_EXCEPTION)
+            for future in done:
                 future.result()
         except BaseException:
             cancelled.set()
