@@ -1,0 +1,11 @@
+{# A model's schema is the one it is given, as it stands: not <target>_<schema>. #}
+{% macro generate_schema_name(custom_schema_name, node) -%}
+    {{ (custom_schema_name or target.schema) | trim }}
+{%- endmacro %}
+
+
+{# The surrogate key of a grain: a hash of its columns, which must not be null. Times go in as their epoch, for the
+   text of a time depends on the session's zone. #}
+{% macro surrogate_key(columns) -%}
+    md5(concat_ws('|', {{ columns | join(', ') }}))
+{%- endmacro %}
