@@ -1,0 +1,165 @@
+"""Writes to one topic, and knows at the end that the broker has every record."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx2
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+from ingest.contracts.contract import Contract
+from ingest.contracts.topics import registered_schema
+from services.errors import MendableError
+from services.settings import Settings
+
+CONNECT_SECONDS = 10.0
+DELIVERY_SECONDS = 60
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with what is counted, how many are done and of how many (None: not known)."""
+
+
+def no_progress(what: str, done: int, total: int | None) -> None:
+    """Tell nobody."""
+
+
+class ProduceError(MendableError):
+    """The broker can't be written to, or did not take every record; the sentence says how many it took."""
+
+
+@dataclass(slots=True)
+class _Failures:
+    """Records that were handed over and never delivered."""
+
+    count: int = 0
+    first: KafkaError | None = None
+
+    def note(self, error: KafkaError | None, _record: object) -> None:
+        if error is not None:
+            self.count += 1
+            self.first = self.first or error
+
+
+class TopicWriter:
+    """An idempotent producer for one topic. Leaving the `with` block waits until every record is delivered.
+
+    `partitions` is how many the topic has. A record counts as written when all in-sync replicas have it.
+
+    Raises:
+        ProduceError: on making it, when no broker answers or the topic is missing; on `write` and on leaving,
+            when a record could not be delivered within DELIVERY_SECONDS.
+    """
+
+    def __init__(self, settings: Settings, topic: str, progress: Progress = no_progress) -> None:
+        self._topic = topic
+        self._servers = settings.bootstrap_servers
+        self._progress = progress
+        self._total: int | None = None
+        self._written = 0
+        self._failures = _Failures()
+        self._producer = Producer(
+            {
+                "bootstrap.servers": self._servers,
+                "client.id": "scopehouse-produce",
+                "enable.idempotence": True,
+                "compression.type": "lz4",
+                "linger.ms": 20,
+                # As Java producers do it: a key's records stay in one partition whoever writes them.
+                "partitioner": "murmur2_random",
+                "delivery.timeout.ms": DELIVERY_SECONDS * 1000,
+                "delivery.report.only.error": True,
+                "on_delivery": self._failures.note,
+                # What goes wrong is told by our own sentences.
+                "log_level": 0,
+            }
+        )
+        try:
+            topics = self._producer.list_topics(timeout=CONNECT_SECONDS).topics
+        except KafkaException as error:
+            raise ProduceError(
+                f"No Kafka broker answers at {self._servers}: run `scopehouse up`, or mend KAFKA_BOOTSTRAP_SERVERS."
+            ) from error
+        if topic not in topics:
+            raise ProduceError(f"Kafka at {self._servers} has no topic {topic}: run `scopehouse migrate`.")
+        self.partitions = len(topics[topic].partitions)
+
+    def expect(self, total: int | None) -> None:
+        """Say how many records will come, for the progress alone."""
+        self._total = total
+
+    def write(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        """Hand over (key, value) pairs; waits only while the producer's own buffer is full."""
+        for key, value in records:
+            while True:
+                try:
+                    self._producer.produce(self._topic, value=value, key=key)
+                    break
+                except BufferError:
+                    self._producer.poll(0.1)
+                    self._check()
+                except KafkaException as error:
+                    raise self._error(error.args[0]) from error
+            self._written += 1
+        self._producer.poll(0)
+        self._check()
+
+    def flush(self) -> None:
+        """Wait until everything handed over is delivered."""
+        while self._producer.flush(0.2):
+            self._check()
+        self._check()
+
+    def __enter__(self) -> TopicWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.flush()
+        else:
+            self._producer.purge()
+            self._producer.flush(1)
+
+    def _check(self) -> None:
+        if self._failures.first is not None:
+            raise self._error(self._failures.first)
+        self._progress(self._topic, self._written - len(self._producer), self._total)
+
+    def _error(self, error: KafkaError) -> ProduceError:
+        missing = len(self._producer) + self._failures.count
+        return ProduceError(
+            f"Kafka at {self._servers} took {max(self._written - missing, 0):,} of {self._written:,} records for "
+            f"{self._topic} and then failed ({error.str()}): see that the broker is well and produce again."
+        )
+
+
+def avro_header(settings: Settings, contract: Contract) -> bytes:
+    """The five bytes before each Avro value of a topic: a zero and the id of the contract's schema.
+
+    Raises:
+        ProduceError: the registry can't be reached, or the contract as it stands is not registered.
+    """
+    registry = SchemaRegistryClient({"url": settings.registry_url, "timeout": CONNECT_SECONDS, "max.retries": 1})
+    try:
+        registered: Any = registry.lookup_schema(contract.subject, registered_schema(contract))
+    except SchemaRegistryError as error:
+        if error.http_status_code != 404:
+            raise ProduceError(
+                f"The schema registry at {settings.registry_url} refused to look up {contract.subject} "
+                f"({error.error_message}): check its log."
+            ) from error
+        raise ProduceError(
+            f"The schema registry has no {contract.subject} that equals the contract: run `scopehouse migrate`."
+        ) from error
+    except httpx2.HTTPError as error:
+        raise ProduceError(
+            f"No schema registry answers at {settings.registry_url}: run `scopehouse up`, or mend SCHEMA_REGISTRY_URL."
+        ) from error
+    return struct.pack(">bI", 0, registered.schema_id)

@@ -1,0 +1,108 @@
+"""`scopehouse produce`: send what a source has to its topic."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from ingest.sources.topic_writer import Progress as ProgressReport
+
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    group = typer.Typer(help="Send what a source has to its Kafka topic.", no_args_is_help=True)
+    group.command("tracking-events")(tracking_events)
+    group.command("country-emissions")(country_emissions)
+    app.add_typer(group, name="produce")
+
+
+def tracking_events(
+    events: Annotated[int, typer.Option(min=0, help="How many; 0 with --rate: until interrupted.")] = 50_000,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            show_default=False,
+            help="Events a second, dated now. Without it: as fast as possible, dated from October 2025 on.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=1_000_000, help="Which bikes. Two seeds share no event, bike or rider.")
+    ] = 1,
+    as_json: _Json = False,
+) -> None:
+    """Simulated e-bikes report their journeys. Each run goes on after the last event that the topic has."""
+    from ingest.sources.tracking_events import produce_tracking_events
+    from services.settings import settings
+
+    if events == 0 and rate is None:
+        raise typer.BadParameter("0 (until interrupted) needs --rate.", param_hint="--events")
+    with _progress_bar() as progress:
+        produced = produce_tracking_events(settings(), events=events, rate=rate, seed=seed, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(produced)))
+    else:
+        typer.echo(
+            f"{produced.events:,} events with {produced.measurements:,} measurements are in tracking_events "
+            f"({produced.seconds:.1f} s); riding them emits {produced.expected_operating_kg_co2e:,.3f} kg CO2e."
+        )
+    if produced.is_interrupted:
+        raise typer.Exit(130)
+
+
+def country_emissions(
+    source: Annotated[
+        str | None,
+        typer.Option(
+            show_default=False,
+            help="Path or URL of Our World in Data's CO2 CSV. Without it: SCOPEHOUSE_OWID_CO2_SOURCE, else the "
+            "official file, of which a copy is kept.",
+        ),
+    ] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Send made-up countries, marked as a sample; needs no network.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """What countries emitted since 1900, as Our World in Data publishes it (CC BY 4.0)."""
+    from ingest.sources.country_emissions import produce_country_emissions
+    from services.settings import settings
+
+    if sample and source:
+        raise typer.BadParameter("give either a source or --sample.", param_hint="--sample")
+    with _progress_bar() as progress:
+        produced = produce_country_emissions(settings(), source=source, only_sample=sample, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(produced)))
+        return
+    kind = "SYNTHETIC rows of made-up countries" if produced.is_sample else "rows"
+    copy = ", from the copy of an earlier run: it can't be reached now" if produced.is_earlier_copy else ""
+    typer.echo(
+        f"{produced.rows:,} {kind} are in emissions-topic ({produced.countries} names, {produced.seconds:.1f} s); "
+        f"source: {produced.source}{copy}."
+    )
+
+
+@contextmanager
+def _progress_bar() -> Iterator[ProgressReport]:
+    """A bar a kind of thing, on standard error while it lasts."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks = {}
+
+        def report(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield report
