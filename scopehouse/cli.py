@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 
+import structlog
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from scopehouse.commands import servers
+from scopehouse.commands import ingest, produce, servers
 from services.errors import MendableError
 
 app = typer.Typer(
@@ -20,14 +22,17 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 servers.mount(app)
+produce.mount(app)
+ingest.mount(app)
 
 
 def main() -> None:
     """Run the command; 0 done, 1 an error the user can mend, 2 a wrong call, 130 interrupted."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:
         app()
     except MendableError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

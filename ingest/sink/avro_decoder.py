@@ -79,8 +79,8 @@ class AvroDecoder:
         except UnknownSchemaError:
             sentence = f"The registry knows no schema {schema_id}."
             return self._nothing([Rejection(index, "UnknownSchema", sentence, schema_id) for index in indices])
-        except SchemaParseException as error:
-            sentence = f"Schema {schema_id} can't be read as Avro: {error}."
+        except (SchemaParseException, ValueError) as error:
+            sentence = f"Schema {schema_id} can't be read as Avro ({error})."
             return self._nothing([Rejection(index, "IncompatibleSchema", sentence, schema_id) for index in indices])
         decoded, rows, rejections = writer.decode(bodies, 0)
         conformed = conform(decoded, self._contract)

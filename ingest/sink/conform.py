@@ -43,19 +43,20 @@ def conform(decoded: pa.RecordBatch, contract: Contract) -> Conformed:
     """
     rejections: dict[int, Rejection] = {}
     columns = []
-    mended = 0
+    mended_rows: list[int] = []
     for position, field in enumerate(contract.fields):
         column = _Column(field, decoded.column(position))
         column.check()
         for row, reason in column.bad.items():
             rejections.setdefault(row, Rejection(row, *reason))
         columns.append(column.values)
-        mended += column.mended
+        mended_rows += column.mended_rows
     batch = pa.record_batch(columns, schema=raw_schema(contract))
     kept = pa.array(range(decoded.num_rows), pa.int64())
     if rejections:
         kept = pa.array([row for row in range(decoded.num_rows) if row not in rejections], pa.int64())
         batch = batch.take(kept)
+    mended = sum(row not in rejections for row in mended_rows)
     return Conformed(batch, kept, sorted(rejections.values(), key=lambda rejection: rejection.index), mended)
 
 
@@ -71,7 +72,7 @@ class _Column:
         self.field = field
         self.values = values
         self.bad: dict[int, tuple[str, str]] = {}
-        self.mended = 0
+        self.mended_rows: list[int] = []
 
     def check(self) -> None:
         """Run the checks of the field's kind, then convert to the raw column's type."""
@@ -98,7 +99,7 @@ class _Column:
             return
         nan = pc.is_nan(self.values)
         if self.field.is_nullable:
-            self.mended = pc.sum(nan).as_py() or 0
+            self.mended_rows = pc.indices_nonzero(pc.fill_null(nan, False)).to_pylist()
             self.values = pc.if_else(pc.fill_null(nan, False), pa.scalar(None, self.values.type), self.values)
         else:
             self._reject(nan, "NotFinite", "is NaN, but the contract does not allow null")

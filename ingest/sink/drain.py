@@ -13,7 +13,7 @@ from ingest.progress import Progress, no_progress
 from ingest.sink.batch import Batch
 from ingest.sink.broker import committed, consume_into, extents_of, make_consumer, partitions_of
 from ingest.sink.landing import Landing, connect
-from ingest.sink.offsets import Advance, LogChangedError, TopicPartition, claim
+from ingest.sink.offsets import Advance, LogChangedError, TopicPartition, claim, unread
 from ingest.sink.topics import loaded_topics
 from services.errors import MendableError
 from services.settings import Settings
@@ -25,7 +25,7 @@ _SILENCE_SECONDS = 60.0
 
 @dataclass(slots=True)
 class Drained:
-    """What a drain did to one topic; counts are of this drain alone, `next_offsets` are by partition."""
+    """What a drain did to one topic: this drain's counts, and where each partition that it moved goes on."""
 
     topic: str
     rows: int = 0
@@ -57,10 +57,8 @@ def drain(
     try:
         with connect(settings) as connection:
             landing = Landing(connection, loaded, _refuse_fence)
-            extents = extents_of(consumer, partitions)
+            extents = unread(connection, extents_of(consumer, partitions))
             landing.claims = claim(connection, extents)
-            for (topic, partition), owned in landing.claims.items():
-                results[topic].next_offsets[partition] = owned.next_offset
             ends = {partition: extent.high for partition, extent in extents.items()}
             for move in _drain_to(ends, consumer, landing, settings, progress):
                 results[move.topic].add(move)

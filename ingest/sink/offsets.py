@@ -59,6 +59,20 @@ class LogChangedError(MendableError):
     """The topic is not the log that raw was filled from: made again, or cut."""
 
 
+def unread(connection: Connection, extents: Mapping[TopicPartition, Extent]) -> dict[TopicPartition, Extent]:
+    """The partitions that hold what raw does not, or that raw has never seen. Claims nothing.
+
+    Raises:
+        LogChangedError: a topic was made again, or no longer has the offset that comes next.
+    """
+    rows = connection.execute("select topic, partition, next_offset, topic_id from ingest.offsets").fetchall()
+    known = {(topic, partition): (next_offset, topic_id) for topic, partition, next_offset, topic_id in rows}
+    for (topic, partition), extent in extents.items():
+        if (topic, partition) in known:
+            _check_log(topic, partition, *known[topic, partition], extent)
+    return {each: extent for each, extent in extents.items() if each not in known or known[each][0] < extent.high}
+
+
 def claim(connection: Connection, extents: Mapping[TopicPartition, Extent]) -> dict[TopicPartition, Claim]:
     """Claim partitions: raise their epochs and learn where to go on, in one transaction.
 
@@ -122,6 +136,7 @@ def advance(connection: Connection, advances: Sequence[Advance]) -> None:
 
 
 def _check_log(topic: str, partition: int, next_offset: int, topic_id: str, extent: Extent) -> None:
+    """Refuse a log that is not the one raw was filled from."""
     if topic_id != extent.topic_id:
         raise LogChangedError(
             f"Topic {topic} was deleted and made again (its id is {extent.topic_id}, raw was filled from {topic_id}): "

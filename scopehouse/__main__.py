@@ -1,0 +1,5 @@
+"""`python -m scopehouse` is the command."""
+
+from scopehouse.cli import main
+
+main()
