@@ -1,0 +1,55 @@
+"""Everything Dagster knows of: ``dagster dev -m dagster_pipelines.definitions`` shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from dagster_pipelines.clusters import cluster_countries
+from dagster_pipelines.dbt_project import DbtProject
+from dagster_pipelines.topics import raw_topics
+from dagster_pipelines.warehouse import dbt_assets
+from services.settings import read_settings
+
+DEMO = dg.define_asset_job(
+    "demo",
+    selection=dg.AssetSelection.all(),
+    description="The whole path: topics into raw, dbt, clusters, what is built on clusters.",
+)
+
+
+def build_defs(resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
+    """One graph from topic to view. Needs no server; parses the dbt project where its manifest is old.
+
+    `resource_overrides` replaces resources by name; there is one, "settings" (a `services.settings.Settings`), read
+    when a run starts.
+
+    Raises:
+        MendableError: a contract or the dbt project can't be read.
+    """
+    return dg.Definitions(
+        assets=[raw_topics(), *dbt_assets(DbtProject(read_settings()).manifest()), cluster_countries],
+        jobs=[DEMO],
+        schedules=[
+            dg.ScheduleDefinition(
+                name="hourly",
+                job=DEMO,
+                cron_schedule="0 * * * *",
+                execution_timezone="UTC",
+                description="Takes in what is new and builds on it. Off until somebody turns it on.",
+            )
+        ],
+        resources={
+            "settings": dg.ResourceDefinition(lambda _: read_settings()),
+            **(resource_overrides or {}),
+        },
+        # A process for each of four steps would import dbt and Dagster four times.
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What Dagster loads; importing this module builds nothing yet."""
+    return build_defs()
