@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +93,7 @@ def produce_tracking_events(
     measurements, metres = 0, np.zeros(len(PRODUCTS), dtype=np.int64)
     with TopicWriter(settings, TOPIC, progress) as writer:
         writer.expect(events or None)
-        start = _position(settings, fleet, writer.partitions)
+        start = _position(settings, fleet, writer.partitions, progress)
         if start + events > EVENTS_PER_FLEET:
             raise ProduceError(f"Seed {seed} has fewer than {events:,} events left: take another with --seed.")
         fleet.skip_to(start)
@@ -165,7 +165,7 @@ def _stopped_by_signal() -> Iterator[threading.Event]:
         restore()
 
 
-def _position(settings: Settings, fleet: Fleet, partitions: int) -> int:
+def _position(settings: Settings, fleet: Fleet, partitions: int, progress: Progress = no_progress) -> int:
     """The position after the fleet's last event in the topic, by the records' keys.
 
     Where Kafka has thrown old records away and none of the fleet's is left in some partition, it is at least the
@@ -198,7 +198,8 @@ def _position(settings: Settings, fleet: Fleet, partitions: int) -> int:
             for partition, start in tails.items()
             if partition not in found and start > bounds[partition][0]
         }
-        found |= _last_positions(consumer, fleet, deeper)
+        total = sum(bounds[partition][1] - start for partition, start in deeper.items())
+        found |= _last_positions(consumer, fleet, deeper, lambda read: progress("earlier records read", read, total))
     except KafkaException as error:
         raise ProduceError(
             f"Kafka at {settings.bootstrap_servers} did not let {TOPIC} be read ({error.args[0].str()}): "
@@ -212,16 +213,23 @@ def _position(settings: Settings, fleet: Fleet, partitions: int) -> int:
     return position
 
 
-def _last_positions(consumer: Consumer, fleet: Fleet, starts: dict[int, int]) -> dict[int, int]:
+def _last_positions(
+    consumer: Consumer,
+    fleet: Fleet,
+    starts: dict[int, int],
+    progress: Callable[[int], None] = lambda _read: None,
+) -> dict[int, int]:
     """By partition, the largest position of the fleet in the records from `starts` to the end."""
     consumer.assign([TopicPartition(TOPIC, partition, offset) for partition, offset in starts.items()])
     found: dict[int, int] = {}
     ended: set[int] = set()
-    last_heard = time.monotonic()
-    while ended != starts.keys():
+    read, last_heard = 0, time.monotonic()
+    while not starts.keys() <= ended:
         messages = consumer.consume(10_000, timeout=0.05)
         if messages:
             last_heard = time.monotonic()
+            read += len(messages)
+            progress(read)
         elif time.monotonic() - last_heard > CONNECT_SECONDS:
             raise ProduceError(f"Kafka has not answered for {CONNECT_SECONDS:.0f} s: see that the broker is well.")
         for message in messages:
