@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from scopehouse.commands import ingest, produce, servers
+from scopehouse.commands import demo, ingest, produce, servers
 from services.errors import MendableError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
+demo.mount(app)
 servers.mount(app)
 produce.mount(app)
 ingest.mount(app)

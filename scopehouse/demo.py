@@ -1,0 +1,199 @@
+"""The demo: the whole path on real servers, and a summary whose numbers are checked against the senders' own."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from dotenv import dotenv_values
+
+from ingest.contracts.contract import load_contracts
+from ingest.progress import Progress
+from services.embedded.progress import Report
+from services.errors import MendableError
+from services.settings import Settings, read_settings, settings
+
+if TYPE_CHECKING:
+    from dagster_pipelines.run import JobRun
+    from ingest.sources.country_emissions import CountryEmissionsProduced
+    from ingest.sources.tracking_events import TrackingEventsProduced
+
+RELATIVE_TOLERANCE = 1e-6
+
+WHERE_TO_LOOK = {
+    "shell": 'eval "$(scopehouse env)"',
+    "trips": "psql -c 'select * from mobility.fct_trip_emissions limit 5'",
+    "clusters": "psql -c 'select * from ml.cluster_analysis'",
+    "models": "dbt build && dbt docs generate && dbt docs serve",
+    "graph": "make ui",
+    "servers": "scopehouse status",
+    "stop": "scopehouse down",
+}
+
+# Called with a step's name when it starts (seconds is None) and when it ends.
+OnStep = Callable[[str, float | None], None]
+
+
+@dataclass(slots=True)
+class Demo:
+    """One run of the demo. `problems` holds a sentence for each number that should agree and does not."""
+
+    on_step: OnStep
+    seconds: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def run(self, events: int, start_servers: bool, report: Report, progress: Progress) -> dict[str, Any]:
+        """Run it; returns the summary, ready for JSON. A second run adds to what is there.
+
+        Args:
+            events: how many tracking events to send.
+            start_servers: use the embedded servers, started where they don't run; else those that the settings name.
+            report: told what the servers do.
+            progress: told how far sources and sink are.
+
+        Raises:
+            MendableError: a server can't be started or reached, or a source can't be read.
+        """
+        began = time.monotonic()
+        if start_servers:
+            with self._step("servers"):
+                _start_servers(report)
+        now = settings()
+        with self._step("migrate"):
+            from ingest.database.migrate import migrate
+
+            migrate(now)
+        with self._step("produce tracking events"):
+            from ingest.sources.tracking_events import produce_tracking_events
+
+            trips = produce_tracking_events(now, events=events, progress=progress)
+        with self._step("produce country emissions"):
+            from ingest.sources.country_emissions import produce_country_emissions
+
+            countries = produce_country_emissions(now, allow_sample=True, progress=progress)
+        with self._step("load Dagster"):
+            from dagster_pipelines.run import run_job
+        job = run_job("demo", now, self._job_step)
+        self.problems += job.failures
+        with self._step("check the numbers"):
+            summary = {
+                "mobility": self._mobility(now, trips, job),
+                "countries": self._countries(countries, job),
+                "dbt": self._dbt(job),
+            }
+        self.seconds["total"] = round(time.monotonic() - began, 3)
+        return {
+            "seconds": self.seconds,
+            **summary,
+            "where_to_look": WHERE_TO_LOOK,
+            "dagster_run": job.run_id,
+            "problems": self.problems,
+        }
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        self.on_step(name, None)
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 3)
+        self.on_step(name, self.seconds[name])
+
+    def _job_step(self, name: str, seconds: float | None) -> None:
+        name = name.replace("_", " ")
+        if seconds is not None:
+            self.seconds[name] = seconds
+        self.on_step(name, seconds)
+
+    def _mobility(self, now: Settings, trips: TrackingEventsProduced, job: JobRun) -> dict[str, Any]:
+        found = _landed_trips(now, trips)
+        self._expect("rows in raw.tracking_events", found["raw_rows"], trips.events)
+        self._expect("rows in mobility.fct_trip_emissions", found["fact_rows"], trips.measurements)
+        self._expect("operating_kg_co2e", found["operating_kg_co2e"], trips.expected_operating_kg_co2e)
+        return {
+            "events_produced": trips.events,
+            "measurements_produced": trips.measurements,
+            "dead_letters": _dead_letters(job, "tracking_events"),
+            **found,
+            "expected_operating_kg_co2e": trips.expected_operating_kg_co2e,
+        }
+
+    def _countries(self, produced: CountryEmissionsProduced, job: JobRun) -> dict[str, Any]:
+        landed = sum(load.rows for load in job.topics if load.topic == "emissions-topic")
+        self._expect("rows landed in raw.emissions_topic", landed, produced.rows)
+        if job.clusters is None:
+            self.problems.append("No clusters were made.")
+        return {
+            "source": produced.source,
+            "is_sample": produced.is_sample,
+            "is_earlier_copy": produced.is_earlier_copy,
+            "raw_rows": landed,
+            "dead_letters": _dead_letters(job, "emissions-topic"),
+            "countries_clustered": job.clusters.countries if job.clusters else 0,
+            # Largest first; which number a cluster has is by its mean CO2 (ml.cluster_stats).
+            "cluster_sizes": sorted(job.clusters.sizes, reverse=True) if job.clusters else [],
+            "clusters_are_of_sample": job.clusters.is_sample if job.clusters else None,
+        }
+
+    def _dbt(self, job: JobRun) -> dict[str, int]:
+        self._expect("failed dbt tests", job.tests_failed, 0)
+        return {"models": job.models, "tests_passed": job.tests_passed, "tests_failed": job.tests_failed}
+
+    def _expect(self, what: str, found: float, wanted: float) -> None:
+        if not math.isclose(found, wanted, rel_tol=RELATIVE_TOLERANCE):
+            self.problems.append(f"{what}: {found:,} where {wanted:,} was expected.")
+
+
+def _start_servers(report: Report) -> None:
+    """Start the embedded servers.
+
+    Raises:
+        MendableError: the environment points at other servers, which the demo must not fill by mistake.
+    """
+    from services.embedded import stack
+
+    stack.up(settings(), report)
+    for name, value in dotenv_values(read_settings().connections_file).items():
+        if os.environ.get(name, value) != value:
+            raise MendableError(
+                f"{name} points at a server that is not the demo's own: unset it, or run `scopehouse demo "
+                "--no-servers` to fill the servers that your settings name."
+            )
+
+
+def _landed_trips(now: Settings, trips: TrackingEventsProduced) -> dict[str, Any]:
+    """What raw and the fact hold of this run's events, and the fact in all."""
+    with psycopg.connect(now.url_of("transform")) as connection:
+        span = [trips.first_event_id or 0, trips.last_event_id or -1]
+        raw_rows = connection.execute("select count(*) from raw.tracking_events where id between %s and %s", span)
+        exists = connection.execute("select to_regclass('mobility.fct_trip_emissions') is not null").fetchone()
+        if exists != (True,):
+            return {**_first(raw_rows, "raw_rows"), "fact_rows": 0, "operating_kg_co2e": 0.0}
+        fact = connection.execute(
+            """
+            select
+                count(*) filter (where event_id between %(first)s and %(last)s),
+                coalesce(sum(operating_kg_co2e) filter (where event_id between %(first)s and %(last)s), 0),
+                count(*)
+            from mobility.fct_trip_emissions
+            """,
+            dict(zip(("first", "last"), span, strict=True)),
+        )
+        return {
+            **_first(raw_rows, "raw_rows"),
+            **_first(fact, "fact_rows", "operating_kg_co2e", "fact_rows_of_all_runs"),
+        }
+
+
+def _first(cursor: psycopg.Cursor[Any], *names: str) -> dict[str, Any]:
+    return dict(zip(names, cursor.fetchone(), strict=True))
+
+
+def _dead_letters(job: JobRun, topic: str) -> int:
+    assert topic in load_contracts()  # noqa: S101 a topic renamed must not read as none
+    return sum(load.dead_letters for load in job.topics if load.topic == topic)
