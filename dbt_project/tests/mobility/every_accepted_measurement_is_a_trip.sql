@@ -16,9 +16,9 @@ found as (
 )
 
 select
-    event_id,
+    coalesce(expected.event_id, found.event_id) as event_id,
     expected.measurement_count as expected_count,
     found.measurement_count as found_count
 from expected
-full outer join found using (event_id)
+full outer join found on expected.event_id = found.event_id
 where expected.measurement_count is distinct from found.measurement_count

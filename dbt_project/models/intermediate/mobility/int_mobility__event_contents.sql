@@ -1,5 +1,5 @@
 with new_events as (
-    select * from {{ new_rows(ref('stg_tracking__events')) }} as new_events
+    select log.* from {{ new_rows(ref('stg_tracking__events')) }} as log
 ),
 
 final as (

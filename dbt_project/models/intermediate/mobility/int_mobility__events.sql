@@ -4,7 +4,14 @@ with event_contents as (
 
 final as (
     select
-        event_contents.*,
+        event_contents.event_id,
+        event_contents.content_hash,
+        event_contents.customer_id,
+        event_contents.event_at,
+        event_contents.measurements,
+        event_contents.source_topic,
+        event_contents.source_partition,
+        event_contents.source_offset,
         not exists (
             select 1
             from {{ ref('int_mobility__event_contents') }} as other

@@ -2,14 +2,21 @@ with country_years as (
     select * from {{ ref('fct_country_year_emissions') }}
 ),
 
+marked as (
+    select
+        *,
+        bool_and(is_sample) over () as is_all_sample
+    from country_years
+),
+
 -- Synthetic rows never mix with real ones.
 usable as (
     select *
-    from country_years
+    from marked
     where
         iso_code is not null
         and year >= 1900
-        and is_sample = (select bool_and(country_years.is_sample) from country_years)
+        and is_sample = is_all_sample
 ),
 
 -- Means in order of year: the sum of floats depends on it, and the same data must give the same bits.
