@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import httpx2
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -82,6 +83,8 @@ def _register(registry: SchemaRegistryClient, contract: Contract) -> None:
         raise MendableError(
             f"The schema registry refused {contract.subject} ({error.error_message}): check its log."
         ) from error
+    except httpx2.HTTPError as error:
+        raise MendableError(f"The schema registry can't be reached ({error}): is it running?") from error
 
 
 def _json_schema(contract: Contract) -> dict[str, Any]:

@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import httpx2
 import psycopg
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from ingest.progress import Progress, no_progress
 from ingest.sink.batch import Batch
@@ -66,6 +68,8 @@ def drain(
         raise MendableError(
             f"Postgres broke off ({str(error).strip()}): nothing is half done, run the drain again."
         ) from error
+    except (SchemaRegistryError, httpx2.HTTPError) as error:
+        raise MendableError(f"The schema registry broke off ({error}): run the drain again.") from error
     except KafkaException as error:
         raise MendableError(f"Kafka broke off ({error.args[0].str()}): run the drain again.") from error
     finally:

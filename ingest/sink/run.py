@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-import httpx
+import httpx2
 import psycopg
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -30,7 +30,7 @@ from services.settings import Settings
 _POLL_SECONDS = 0.1
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
-_TRANSIENT = (psycopg.OperationalError, KafkaException, SchemaRegistryError, httpx.HTTPError, OSError)
+_TRANSIENT = (psycopg.OperationalError, KafkaException, SchemaRegistryError, httpx2.HTTPError, OSError)
 
 _log = structlog.get_logger("scopehouse.sink")
 

@@ -21,7 +21,7 @@ class WriterSchemas:
 
         Raises:
             UnknownSchemaError: the registry answered that it has none.
-            SchemaRegistryError, OSError: the registry could not be asked.
+            SchemaRegistryError, httpx2.HTTPError: the registry could not be asked.
         """
         try:
             return cast(str, self._client.get_schema(schema_id).schema_str)

@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
+from ingest.progress import Progress, no_progress
 from ingest.sources.owid_co2 import OFFICIAL_URL, OwidUnreachableError, fetch, read_country_years
 from ingest.sources.sample_countries import sample_country_years
-from ingest.sources.topic_writer import Progress, TopicWriter, no_progress
+from ingest.sources.topic_writer import TopicWriter
 from services.settings import Settings
 
 TOPIC = "emissions-topic"

@@ -10,7 +10,7 @@ import httpx
 import polars as pl
 import tenacity
 
-from ingest.sources.topic_writer import Progress, no_progress
+from ingest.progress import Progress, no_progress
 from services.errors import MendableError
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/owid/co2-data/master/owid-co2-data.csv"

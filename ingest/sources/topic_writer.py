@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -15,18 +15,12 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from ingest.contracts.contract import Contract
 from ingest.contracts.topics import registered_schema
+from ingest.progress import Progress, no_progress
 from services.errors import MendableError
 from services.settings import Settings
 
 CONNECT_SECONDS = 10.0
 DELIVERY_SECONDS = 60
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with what is counted, how many are done and of how many (None: not known)."""
-
-
-def no_progress(what: str, done: int, total: int | None) -> None:
-    """Tell nobody."""
 
 
 class ProduceError(MendableError):

@@ -18,14 +18,13 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from ingest.contracts.contract import load_contracts
+from ingest.progress import Progress, no_progress
 from ingest.sources.bike_fleet import EVENTS_PER_FLEET, LAST_FLEET, PRODUCTS, Fleet, operating_kg_co2e
 from ingest.sources.topic_writer import (
     CONNECT_SECONDS,
     ProduceError,
-    Progress,
     TopicWriter,
     avro_header,
-    no_progress,
 )
 from services.settings import Settings
 

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-if TYPE_CHECKING:
-    from ingest.sources.topic_writer import Progress as ProgressReport
+from scopehouse.progress import progress_bars
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
 
@@ -47,7 +42,7 @@ def tracking_events(
 
     if events == 0 and rate is None:
         raise typer.BadParameter("0 (until interrupted) needs --rate.", param_hint="--events")
-    with _progress_bar() as progress:
+    with progress_bars() as progress:
         produced = produce_tracking_events(settings(), events=events, rate=rate, seed=seed, progress=progress)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(produced)))
@@ -80,7 +75,7 @@ def country_emissions(
 
     if sample and source:
         raise typer.BadParameter("give either a source or --sample.", param_hint="--sample")
-    with _progress_bar() as progress:
+    with progress_bars() as progress:
         produced = produce_country_emissions(settings(), source=source, only_sample=sample, progress=progress)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(produced)))
@@ -91,18 +86,3 @@ def country_emissions(
         f"{produced.rows:,} {kind} are in emissions-topic ({produced.countries} names, {produced.seconds:.1f} s); "
         f"source: {produced.source}{copy}."
     )
-
-
-@contextmanager
-def _progress_bar() -> Iterator[ProgressReport]:
-    """A bar a kind of thing, on standard error while it lasts."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks = {}
-
-        def report(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield report

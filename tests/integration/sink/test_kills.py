@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import random
@@ -11,10 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
+import pytest
 
-from services.settings import Settings
+from ingest.sink.drain import drain
+from ingest.sources.tracking_events import TrackingEventsProduced, produce_tracking_events
+from services.settings import PROJECT_ROOT, Settings, postgres_environment
 from tests.integration.sink.conftest import Topics
 from tests.integration.sink.test_drain import landed_ids
 
@@ -27,8 +32,6 @@ WORKERS.set_forkserver_preload(["ingest.sink.drain"])
 
 def drain_for_ever(settings: Settings) -> None:
     """What the killed process does: small batches, so that many transactions pass."""
-    from ingest.sink.drain import drain
-
     while True:
         drain(settings.model_copy(update={"batch_rows": 400}), ["tracking_events"])
 
@@ -51,20 +54,14 @@ def is_in_transaction(warehouse: psycopg.Connection) -> bool:
     return row is not None
 
 
-def test_twenty_kills_lose_and_repeat_nothing(stack: Settings, topics: Topics, new_ids: Iterator[int]) -> None:
-    first = next(new_ids)
-    chance = random.Random(first)
-    sent = 0
+def test_twenty_kills_while_trips_arrive_lose_and_repeat_nothing(stack: Settings) -> None:
+    chance = random.Random(20)
+    sent: list[TrackingEventsProduced] = []
     done = threading.Event()
 
     def produce() -> None:
-        nonlocal sent
         while not done.is_set():
-            for _ in range(200):
-                topics.send_event(first + sent)
-                sent += 1
-            time.sleep(0.02)
-        topics.flush()
+            sent.append(produce_tracking_events(stack, events=2_000, seed=20))
 
     producer = threading.Thread(target=produce)
     producer.start()
@@ -87,11 +84,41 @@ def test_twenty_kills_lose_and_repeat_nothing(stack: Settings, topics: Topics, n
         done.set()
         producer.join()
     assert inside >= KILLS_IN_TRANSACTION, f"only {inside} of {kills} kills fell inside a transaction"
-    from ingest.sink.drain import drain
-
     drain(stack, ["tracking_events"])
+    build_facts(stack)
+    first, last = sent[0].first_event_id, sent[-1].last_event_id
     with psycopg.connect(stack.url_of("transform")) as warehouse:
-        assert landed_ids(warehouse, first) == list(range(first, first + sent))
+        (raw_rows,) = one_row(
+            warehouse, "select count(*) from raw.tracking_events where id between %s and %s", first, last
+        )
+        fact_rows, operating_kg_co2e = one_row(
+            warehouse,
+            "select count(*), sum(operating_kg_co2e) from mobility.fct_trip_emissions where event_id between %s and %s",
+            first,
+            last,
+        )
+    assert raw_rows == sum(each.events for each in sent)
+    assert fact_rows == sum(each.measurements for each in sent)
+    expected_kg_co2e = math.fsum(each.expected_operating_kg_co2e for each in sent)
+    assert operating_kg_co2e == pytest.approx(expected_kg_co2e, rel=1e-6)
+
+
+def build_facts(settings: Settings) -> None:
+    """`dbt build` of the fact and what is before it."""
+    environment = os.environ | postgres_environment(settings.url_of("transform"))
+    words = ["dbt", "build", "--select", "+fct_trip_emissions", "--exclude", "resource_type:unit_test", "--quiet"]
+    folder = PROJECT_ROOT / "dbt_project"
+    subprocess.run(
+        [*words, "--project-dir", folder, "--profiles-dir", folder, "--target-path", settings.state_dir / "dbt"],
+        env=environment,
+        check=True,
+    )
+
+
+def one_row(warehouse: psycopg.Connection, statement: str, *parameters: object) -> tuple[Any, ...]:
+    row = warehouse.execute(statement, parameters).fetchone()  # type: ignore[arg-type]
+    assert row is not None
+    return row
 
 
 def test_a_running_sink_lands_what_arrives_and_ends_cleanly_on_sigterm(
