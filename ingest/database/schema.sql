@@ -53,14 +53,18 @@ create table if not exists ingest.model_references (
 
 -- Summarise a raw table's newest pages (its partitions' too) in its BRIN indexes, for the unsummarised tail is scanned
 -- whole. Readers may not do it themselves: brin_summarize_new_values wants the index's owner, MAINTAIN is not enough.
+-- Autovacuum, which summarises as well, is not waited for: one that is waited for is cancelled after a second.
 create or replace function ingest.summarise_tail(log regclass) returns void
-language sql security definer set search_path = pg_catalog, pg_temp as $$
-    select brin_summarize_new_values(pg_index.indexrelid)
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' as $$
+begin
+    perform brin_summarize_new_values(pg_index.indexrelid)
     from (select log as relid union select relid from pg_partition_tree(log) where isleaf) as leaf
     inner join pg_index on pg_index.indrelid = leaf.relid
     inner join pg_class on pg_class.oid = pg_index.indexrelid and pg_class.relkind = 'i'
     inner join pg_am on pg_am.oid = pg_class.relam and pg_am.amname = 'brin'
-    where pg_class.relnamespace = 'raw'::regnamespace
+    where pg_class.relnamespace = 'raw'::regnamespace;
+exception when lock_not_available then null;
+end
 $$;
 revoke all on function ingest.summarise_tail(regclass) from public;
 

@@ -16,10 +16,10 @@
     {% do take_locks() %}
     {{ run_hooks(pre_hooks, inside_transaction=True) }}
     {% set target_relation = this.incorporate(type='table') %}
-    {% do ensure_table(target_relation, sql) %}
-    {% do delete_all(target_relation) %}
+    {% set is_new = ensure_table(target_relation, sql) %}
+    {% do query('delete from ' ~ target_relation) %}
     {% do insert_rows(target_relation, sql) %}
-    {{ return(finish(target_relation)) }}
+    {{ return(finish(target_relation, needs_analyze=is_new)) }}
 {% endmaterialization %}
 
 
@@ -37,7 +37,7 @@
 
     {% set strategy = config.require('incremental_strategy') %}
     {% if rebuild %}
-        {% do delete_all(target_relation) %}
+        {% do query('delete from ' ~ target_relation) %}
     {% endif %}
     {% if strategy == 'earliest_wins' %}
         {% do insert_earliest(target_relation, sql) %}
@@ -50,7 +50,7 @@
     {% endif %}
 
     {% do close_marks() %}
-    {{ return(finish(target_relation)) }}
+    {{ return(finish(target_relation, needs_analyze=rebuild)) }}
 {% endmaterialization %}
 
 
@@ -104,11 +104,6 @@
 {%- endmacro %}
 
 
-{% macro delete_all(relation) %}
-    {% do query('delete from ' ~ relation) %}
-{% endmacro %}
-
-
 {% macro insert_rows(relation, sql) %}
     {% set columns = column_list(sql) %}
     {% call statement('main') %}
@@ -117,7 +112,6 @@
             {{ sql }}
         ) as model_rows
     {% endcall %}
-    {% do query('analyze ' ~ relation) %}
 {% endmacro %}
 
 
@@ -172,11 +166,34 @@
 {% endmacro %}
 
 
-{% macro finish(relation) %}
+{# Statistics and comments take a lock that makes autovacuum and us wait for each other: only when there is need. #}
+{% macro finish(relation, needs_analyze=false) %}
     {% do apply_grants(relation, config.get('grants'), should_revoke=true) %}
-    {% do persist_docs(relation, model) %}
+    {% if docs_changed(relation) %}
+        {% do persist_docs(relation, model) %}
+    {% endif %}
+    {% if needs_analyze %}
+        {% do query('analyze ' ~ relation) %}
+    {% endif %}
     {{ run_hooks(post_hooks, inside_transaction=True) }}
     {% do adapter.commit() %}
     {{ run_hooks(post_hooks, inside_transaction=False) }}
     {% do return({'relations': [relation]}) %}
+{% endmacro %}
+
+
+{% macro docs_changed(relation) %}
+    {% set wanted = {'': model.description} %}
+    {% for column in model.columns.values() %}
+        {% do wanted.update({column.name: column.description}) %}
+    {% endfor %}
+    {% set there = {} %}
+    {% for row in query(
+        "select coalesce(pg_attribute.attname, '') as name, pg_description.description from pg_description "
+        ~ "left join pg_attribute on attrelid = objoid and attnum = objsubid and attnum > 0 "
+        ~ "where classoid = 'pg_class'::regclass and objoid = '" ~ relation ~ "'::regclass"
+    ) %}
+        {% do there.update({row[0]: row[1]}) %}
+    {% endfor %}
+    {% do return(wanted != there) %}
 {% endmacro %}
