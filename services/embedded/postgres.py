@@ -18,7 +18,7 @@ import psycopg
 from psycopg import sql
 
 from services.embedded import passwords
-from services.embedded.server import Launch, Server, ServerError
+from services.embedded.server import Launch, Server, ServerError, await_end
 from services.settings import Settings
 
 DATABASE = "scopehouse"
@@ -152,8 +152,8 @@ class Postgres(Server):
         orphans = [process for process in psutil.process_iter(["name"]) if self._is_session(process)]
         for process in orphans:
             with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGQUIT)
-        psutil.wait_procs(orphans, timeout=5)
+                process.kill()
+        await_end(orphans, 5)
         return bool(orphans)
 
     def _is_session(self, process: psutil.Process) -> bool:

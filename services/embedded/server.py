@@ -190,11 +190,11 @@ class Server(ABC):
             family = [process, *process.children(recursive=True)]
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(self.stop_signal)
-            _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
+            left = await_end(family, STOP_SECONDS)
             for one in left:
                 with suppress(psutil.NoSuchProcess):
                     one.kill()
-            psutil.wait_procs(left, timeout=5)
+            await_end(left, 5)
         self.record_file.unlink(missing_ok=True)
         return process is not None
 
@@ -203,7 +203,7 @@ class Server(ABC):
         process = self.process()
         if process is not None:
             process.kill()
-            psutil.wait_procs([process], timeout=10)
+            await_end([process], 5)
 
     def refuse_taken_ports(self) -> None:
         """Raise ServerError if something listens on one of its ports."""
@@ -235,6 +235,26 @@ class Server(ABC):
     def _is_mine(self, command_line: list[str]) -> bool:
         program, *words = command_line or [""]
         return (Path(program).name, *words)[: len(self.mark)] == self.mark
+
+
+def await_end(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until they have ended; those that have not, after so many seconds.
+
+    A zombie has ended: in a container, nobody may ever reap it.
+    """
+    deadline = time.monotonic() + seconds
+    while left := [process for process in processes if _lives(process)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    return left
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def is_listening(port: int) -> bool:
