@@ -19,7 +19,6 @@ from services.errors import MendableError
 from services.settings import PROJECT_ROOT, Settings, SettingsError, postgres_environment
 
 PROJECT_FOLDER = PROJECT_ROOT / "dbt_project"
-SEEDS_FOLDER = PROJECT_ROOT / "seeds"
 # dbt reads its profile even to parse; where no warehouse is set, this stands for it and is never connected to.
 _NO_WAREHOUSE = "postgresql://nobody@127.0.0.1:1/nowhere"
 
@@ -74,7 +73,11 @@ class DbtProject:
         with (self.target / "manifest.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists() or path.stat().st_mtime < self._last_change():
-                self._invoke(["parse"])
+                try:
+                    url = self.settings.url_of("transform")
+                except SettingsError:
+                    url = _NO_WAREHOUSE
+                self._invoke(url, ["parse"])
                 # A parse that found nothing changed leaves the file alone.
                 path.touch()
             manifest: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -85,8 +88,10 @@ class DbtProject:
 
         Raises:
             DbtError: dbt stopped before it ran a node. That nodes failed is no error here: look at the results.
+            SettingsError: no Postgres is set.
         """
-        result = self._invoke(["build", "--no-write-json", "--indirect-selection", "empty", "--select", *selection])
+        words = ["build", "--no-write-json", "--indirect-selection", "empty", "--select", *selection]
+        result = self._invoke(self.settings.url_of("transform"), words)
         return [
             NodeResult(
                 unique_id=each.node.unique_id,
@@ -103,11 +108,11 @@ class DbtProject:
         """When a file or folder of the project was last changed; a folder changes when a file goes."""
         roots = [self.folder / name for name in ("models", "macros", "snapshots", "tests")]
         paths = [self.folder / "dbt_project.yml", self.folder / "profiles.yml"]
-        for root in (*roots, SEEDS_FOLDER):
+        for root in (*roots, self.folder.parent / "seeds"):
             paths += [root, *root.rglob("*")]
         return max(path.stat().st_mtime for path in paths if path.exists())
 
-    def _invoke(self, words: list[str]) -> Any:
+    def _invoke(self, url: str, words: list[str]) -> Any:
         from dbt.cli.main import dbtRunner
 
         arguments = [
@@ -119,26 +124,25 @@ class DbtProject:
             *("--profiles-dir", str(self.folder)),
             *("--target-path", str(self.target)),
         ]
-        with self._connection_in_environment():
+        with _connection_in_environment(url):
             outcome = dbtRunner().invoke(arguments)
         if outcome.exception is not None:
-            raise DbtError(f"dbt {words[0]} failed: {outcome.exception}") from outcome.exception
+            said = " ".join(str(outcome.exception).split())
+            raise DbtError(f"dbt {words[0]} failed: {said}") from outcome.exception
         return outcome.result
 
-    @contextmanager
-    def _connection_in_environment(self) -> Iterator[None]:
-        try:
-            url = self.settings.url_of("transform")
-        except SettingsError:
-            url = _NO_WAREHOUSE
-        own = postgres_environment(url)
-        before = {name: os.environ.get(name) for name in own}
-        os.environ.update(own)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+
+@contextmanager
+def _connection_in_environment(url: str) -> Iterator[None]:
+    """The PG* variables of `url`, which dbt's profile reads, for as long as the block runs."""
+    own = postgres_environment(url)
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import dagster as dg
 
 from dagster_pipelines.clusters import cluster_countries
 from dagster_pipelines.dbt_project import DbtProject
 from dagster_pipelines.topics import raw_topics
 from dagster_pipelines.warehouse import dbt_assets
-from services.settings import read_settings
+from services.settings import Settings, read_settings
 
 DEMO = dg.define_asset_job(
     "demo",
@@ -19,17 +17,17 @@ DEMO = dg.define_asset_job(
 )
 
 
-def build_defs(resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
+def build_defs(settings: Settings | None = None) -> dg.Definitions:
     """One graph from topic to view. Needs no server; parses the dbt project where its manifest is old.
 
-    `resource_overrides` replaces resources by name; there is one, "settings" (a `services.settings.Settings`), read
-    when a run starts.
+    Runs use `settings`, or what the environment says when they start.
 
     Raises:
         MendableError: a contract or the dbt project can't be read.
     """
+    manifest = DbtProject(settings or read_settings()).manifest()
     return dg.Definitions(
-        assets=[raw_topics(), *dbt_assets(DbtProject(read_settings()).manifest()), cluster_countries],
+        assets=[raw_topics(), *dbt_assets(manifest), cluster_countries],
         jobs=[DEMO],
         schedules=[
             dg.ScheduleDefinition(
@@ -40,10 +38,7 @@ def build_defs(resource_overrides: Mapping[str, object] | None = None) -> dg.Def
                 description="Takes in what is new and builds on it. Off until somebody turns it on.",
             )
         ],
-        resources={
-            "settings": dg.ResourceDefinition(lambda _: read_settings()),
-            **(resource_overrides or {}),
-        },
+        resources={"settings": settings or dg.ResourceDefinition(lambda _: read_settings())},
         # A process for each of four steps would import dbt and Dagster four times.
         executor=dg.in_process_executor,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import TextIO
 from uuid import uuid4
 
@@ -56,6 +57,17 @@ class JobRun:
     failures: tuple[str, ...]
 
 
+def prepare(settings: Settings) -> None:
+    """Do what a run needs first and no server is needed for: seconds, well spent while servers start.
+
+    Raises:
+        MendableError: the definitions can't be loaded (the dbt project does not parse).
+    """
+    for module in ("dbt.cli.main", "ingest.sink.drain", "ml.run"):
+        import_module(module)
+    build_defs(settings)
+
+
 def run_job(name: str, settings: Settings, on_step: OnStep | None = None) -> JobRun:
     """Run the job `name` here and now. Dagster's UI shows the run; its log goes to ``logs/dagster.log``.
 
@@ -64,7 +76,7 @@ def run_job(name: str, settings: Settings, on_step: OnStep | None = None) -> Job
     Raises:
         MendableError: the definitions can't be loaded (the dbt project does not parse).
     """
-    job = build_defs({"settings": settings}).resolve_job_def(name)
+    job = build_defs(settings).resolve_job_def(name)
     run_id = str(uuid4())
     log = settings.state_dir / "logs" / "dagster.log"
     log.parent.mkdir(parents=True, exist_ok=True)

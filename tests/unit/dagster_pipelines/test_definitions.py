@@ -1,0 +1,83 @@
+"""The whole graph, loaded with no server running."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from dagster_pipelines.dbt_project import DbtProject
+from dagster_pipelines.definitions import build_defs
+from services.settings import Settings
+
+GROUPS = {
+    "countries": {
+        "raw/emissions_topic",
+        "staging/stg_owid__country_years",
+        "intermediate/int_countries__latest_revisions",
+        "countries/fct_country_year_emissions",
+        "countries/mart_country_features",
+        "ml/cluster_runs",
+        "ml/co2_clusters",
+        "ml/cluster_stats",
+        "ml/cluster_analysis",
+        "ml/top_emitters_by_cluster",
+    },
+    "mobility": {
+        "raw/tracking_events",
+        "staging/stg_tracking__events",
+        "intermediate/int_mobility__event_contents",
+        "intermediate/int_mobility__events",
+        "mobility/dim_bike_model",
+        "mobility/dim_emission_factor",
+        "mobility/fct_trip_emissions",
+        "mobility/rejected_measurements",
+    },
+    "reference": {"reference/bike_models", "reference/emission_factors"},
+}
+
+
+@pytest.fixture(scope="module")
+def nowhere(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings that know of no server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in Settings.model_fields.values():
+            patch.delenv(str(name.alias), raising=False)
+        return Settings(state_dir=tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="module")
+def definitions(nowhere: Settings) -> dg.Definitions:
+    return build_defs(nowhere)
+
+
+def test_every_asset_is_in_the_group_of_its_domain(definitions: dg.Definitions) -> None:
+    found: dict[str, set[str]] = {}
+    for spec in definitions.resolve_all_asset_specs():
+        found.setdefault(str(spec.group_name), set()).add(spec.key.to_user_string())
+    assert found == GROUPS
+
+
+def test_every_asset_is_described(definitions: dg.Definitions) -> None:
+    assert [spec.key for spec in definitions.resolve_all_asset_specs() if not spec.description] == []
+
+
+def test_every_dbt_test_is_a_check(definitions: dg.Definitions, nowhere: Settings) -> None:
+    manifest = DbtProject(nowhere).manifest()
+    data_tests = [node for node in manifest["nodes"].values() if node["resource_type"] == "test"]
+    tests = {node["name"] for node in (*data_tests, *manifest["unit_tests"].values())}
+    checks = {key.name for key in definitions.resolve_asset_graph().asset_check_keys}
+    assert checks == tests
+    assert manifest["unit_tests"]
+
+
+def test_the_demo_runs_everything_in_order(definitions: dg.Definitions) -> None:
+    job = definitions.resolve_job_def("demo")
+    assert job.asset_layer.selected_asset_keys == {spec.key for spec in definitions.resolve_all_asset_specs()}
+    order = [node.name for node in job.nodes_in_topological_order]
+    assert order == ["drain_topics", "dbt_build", "cluster_countries", "dbt_build_on_clusters"]
+
+
+def test_the_schedule_is_off_until_turned_on(definitions: dg.Definitions) -> None:
+    schedule = definitions.resolve_schedule_def("hourly")
+    assert schedule.job_name == "demo"
+    assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
