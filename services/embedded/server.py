@@ -240,7 +240,7 @@ class Server(ABC):
 def await_end(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
     """Wait until they have ended; those that have not, after so many seconds.
 
-    A zombie has ended: in a container, nobody may ever reap it.
+    A zombie has ended (in a container, nobody may ever reap it), once its other threads have, which hold its ports.
     """
     deadline = time.monotonic() + seconds
     while left := [process for process in processes if _lives(process)]:
@@ -252,7 +252,9 @@ def await_end(processes: list[psutil.Process], seconds: float) -> list[psutil.Pr
 
 def _lives(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return process.num_threads() > 1
+        return process.is_running()
     except psutil.NoSuchProcess:
         return False
 
