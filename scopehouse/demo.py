@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -26,8 +28,15 @@ if TYPE_CHECKING:
 
 RELATIVE_TOLERANCE = 1e-6
 
+SAMPLE_NOTICE = (
+    "THE COUNTRIES ARE A SYNTHETIC SAMPLE, NOT REAL DATA: the official file could not be had. Set "
+    "SCOPEHOUSE_OWID_CO2_SOURCE to a copy of Our World in Data's CO2 file and run the demo again."
+)
+
+_COMMAND = os.path.relpath(Path(sys.executable).with_name("scopehouse"))
+
 WHERE_TO_LOOK = {
-    "shell": 'eval "$(scopehouse env)"',
+    "shell": f'eval "$({_COMMAND} env)"',
     "trips": "psql -c 'select * from mobility.fct_trip_emissions limit 5'",
     "clusters": "psql -c 'select * from ml.cluster_analysis'",
     "models": "dbt build && dbt docs generate && dbt docs serve",
@@ -91,6 +100,7 @@ class Demo:
         return {
             "seconds": self.seconds,
             **summary,
+            "notice": SAMPLE_NOTICE if countries.is_sample else None,
             "where_to_look": WHERE_TO_LOOK,
             "dagster_run": job.run_id,
             "problems": self.problems,

@@ -83,11 +83,8 @@ def _print(summary: dict[str, Any]) -> None:
     table.add_row("seconds", f"{summary['seconds']['total']:.1f} ({steps})")
     console.print()
     console.print(table)
-    if countries["is_sample"]:
-        console.print(
-            "\n[bold yellow]THE COUNTRIES ARE A SYNTHETIC SAMPLE, NOT REAL DATA:[/] the official file could not "
-            "be had. Set SCOPEHOUSE_OWID_CO2_SOURCE to a copy of Our World in Data's CO2 file and run the demo again."
-        )
+    if summary["notice"]:
+        console.print(f"\n[bold yellow]{summary['notice']}[/]")
     console.print("\n[bold]Where to look[/]")
     for what, command in summary["where_to_look"].items():
         console.print(f"  {what:<9} {command}")

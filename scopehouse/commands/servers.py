@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,6 +96,14 @@ def env() -> None:
     """
     for name, value in connection_environment().items():
         typer.echo(f"export {name}={shlex.quote(value)}")
+    typer.echo(f'export PATH={shlex.quote(_programs())}:"$PATH"')
+
+
+def _programs() -> str:
+    """The folders of dbt, dagster and scopehouse, and of psql, as PATH has them."""
+    from services.embedded.postgres import programs
+
+    return os.pathsep.join(map(str, (Path(sys.executable).parent, programs())))
 
 
 def ui(

