@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
@@ -126,7 +126,7 @@ def write(connection: psycopg.Connection, recipe: Recipe, clustering: Clustering
         ),
     )
     _copy(connection, "cluster_stats", written, _STATS_COLUMNS, map(astuple, clustering.stats))
-    return written
+    return replace(written, sizes=clustering.sizes)  # Postgres gave a list
 
 
 def _copy(
