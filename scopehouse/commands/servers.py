@@ -86,7 +86,7 @@ def status(
             server.version,
             os.path.relpath(server.log),
         )
-    Console(soft_wrap=True).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def env() -> None:

@@ -1,7 +1,6 @@
 """All three servers, through the command as a user runs it."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -58,15 +57,16 @@ def test_a_day_in_the_life_of_the_servers(own: Settings, scopehouse: Scopehouse)
 
     # Its exports reach the servers from any shell.
     code = "import os, psycopg; print(psycopg.connect().info.dbname, os.environ['SCHEMA_REGISTRY_URL'])"
+    command = Path(sys.executable).with_name("scopehouse")
+    script = f'''eval "$({command} env)"; cd /; python -c "{code}"; psql -AXtc "select 'by psql'"; echo $DAGSTER_HOME'''
     done = subprocess.run(
-        ["/bin/bash", "-c", f'eval "$(scopehouse env)"; cd /; "{sys.executable}" -c "{code}"; echo $DAGSTER_HOME'],
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        ["/bin/bash", "-c", script],
         capture_output=True,
         text=True,
         check=True,
     )
     dagster_home = own.state_dir / "dagster"
-    assert done.stdout.split() == ["scopehouse", read_settings().registry_url, str(dagster_home)]
+    assert done.stdout.splitlines() == [f"scopehouse {read_settings().registry_url}", "by psql", str(dagster_home)]
     assert dagster_home.is_dir()
 
     # No password is on a command line, in a log, or where others may read it.
