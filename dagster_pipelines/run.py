@@ -66,6 +66,8 @@ def prepare(settings: Settings) -> None:
     for module in ("dbt.cli.main", "ingest.sink.drain", "ml.run"):
         import_module(module)
     build_defs(settings)
+    with open_instance(settings):
+        pass  # makes Dagster's databases
 
 
 def run_job(name: str, settings: Settings, on_step: OnStep | None = None) -> JobRun:
