@@ -84,7 +84,7 @@ def status(
             str(server.port),
             _utc(server.since) or "",
             server.version,
-            os.path.relpath(server.log),
+            min(str(server.log), os.path.relpath(server.log), key=len),
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
