@@ -224,7 +224,7 @@ class Postgres(Server):
     def _as_another_user(self, account: pwd.struct_passwd, argv: tuple[str, ...]) -> Launch:
         """The first way to start `argv` as `account` that reaches both the program and the folder.
 
-        The wheel or the state folder may lie below a folder that only root may enter (/root, a temporary folder).
+        The wheel or the state folder may lie below a folder that only root may enter (root's home, a temporary folder).
         There the process keeps one of root's powers, the smaller one where the machine allows it: to read any
         file, else to read and write any. The secure bit lets access(2), which Postgres asks, see it too.
         """
