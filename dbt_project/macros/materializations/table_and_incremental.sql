@@ -7,7 +7,7 @@
    incremental  what new rows of its topics touch (offset_marks.sql), by `incremental_strategy`:
      earliest_wins  the SQL reads new_rows(...); of each unique_key the row with the smallest log position is kept.
      rebuild_keys   the SQL is plain and whole; the unique_keys that new rows of its parents touch are built anew.
-                    Joins only between the key and the parents, no window or `distinct on`: the filter must get through.
+                    A window or `distinct on` in it goes by the unique_key, for a filter on it must get through.
 
    --full-refresh builds all rows in place as well, and makes the table anew only if its columns changed. #}
 
@@ -134,8 +134,7 @@
 {% endmacro %}
 
 
-{# The touched keys go into an analysed table first: so few that Postgres uses the indexes, or so many that it should
-   not, and it knows which. #}
+{# The touched keys go into an analysed table first, so that Postgres knows how many they are. #}
 {% macro rebuild_touched_keys(relation, sql) %}
     {% set columns = column_list(sql) %}
     {% set key = unique_key_columns() | join(', ') %}
@@ -143,19 +142,29 @@
     {% for node_id in model.depends_on.nodes %}
         {% for topic in topics_of(node_id) %}
             {% do touched.append(
-                'select ' ~ key ~ ' from ' ~ rows_between_marks(graph_node(node_id).relation_name, topic) ~ ' as log'
+                'select distinct ' ~ key ~ ' from ' ~ rows_between_marks(graph_node(node_id).relation_name, topic) ~ ' as log'
             ) %}
         {% endfor %}
     {% endfor %}
     {% do query('create temporary table touched_keys on commit drop as ' ~ touched | join(' union ')) %}
     {% do query('analyze touched_keys') %}
     {% do query('delete from ' ~ relation ~ ' where (' ~ key ~ ') in (select ' ~ key ~ ' from touched_keys)') %}
+    {# Key by key: Postgres gets a plain join or `in` not always below the outer joins of the model, and then computes
+       the whole of it. #}
     {% call statement('main') %}
         insert into {{ relation }} ({{ columns }})
-        select {{ columns }} from (
-            {{ sql }}
-        ) as model_rows
-        where ({{ key }}) in (select {{ key }} from touched_keys)
+        select rebuilt.*
+        from touched_keys
+        cross join lateral (
+            select {{ columns }} from (
+                {{ sql }}
+            ) as model_rows
+            where
+                {% for column in unique_key_columns() -%}
+                    model_rows.{{ column }} = touched_keys.{{ column }}{{ ' and ' if not loop.last }}
+                {%- endfor %}
+            offset 0
+        ) as rebuilt
     {% endcall %}
 {% endmacro %}
 
