@@ -55,10 +55,13 @@ lint: $(SETUP) ## Format, lint, types, imports, SQL, contracts, dbt parse
 	mypy
 	lint-imports
 	python -m ingest.contracts.generate --check
+	sqlfluff lint --disable-progress-bar dbt_project
+	dbt --quiet --warn-error parse --project-dir dbt_project --profiles-dir dbt_project
 
 format: $(SETUP) ## Format Python and SQL
 	ruff format .
 	ruff check --fix .
+	sqlfluff fix --disable-progress-bar dbt_project
 
 contracts: $(SETUP) ## Write what is generated from ingest/contracts
 	python -m ingest.contracts.generate
