@@ -49,7 +49,8 @@ def built(database: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
         psycopg.connect(database["migrate"], autocommit=True) as owner,
         psycopg.connect(database["transform"], autocommit=True) as transform,
     ):
-        dbt("build", "--exclude", "tag:ml", "source:ml")
+        dbt("seed")
+        dbt("run", "--exclude", "tag:ml")
         yield Warehouse(owner, transform, dbt)
 
 
