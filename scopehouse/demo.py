@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,24 +71,18 @@ class Demo:
             MendableError: a server can't be started or reached, or a source can't be read.
         """
         began = time.monotonic()
-        if start_servers:
-            with self._step("servers"):
-                _start_servers(report)
-        now = settings()
-        with self._step("migrate"):
-            from ingest.database.migrate import migrate
+        with ThreadPoolExecutor(1) as background:
+            # What needs no server is done while they start.
+            prepared = background.submit(_prepare_job)
+            if start_servers:
+                with self._step("servers"):
+                    _start_servers(report)
+            now = settings()
+            trips, countries = self._fill_topics(now, events, progress)
+            with self._step("load Dagster"):
+                prepared.result()
+        from dagster_pipelines.run import run_job
 
-            migrate(now)
-        with self._step("produce tracking events"):
-            from ingest.sources.tracking_events import produce_tracking_events
-
-            trips = produce_tracking_events(now, events=events, progress=progress)
-        with self._step("produce country emissions"):
-            from ingest.sources.country_emissions import produce_country_emissions
-
-            countries = produce_country_emissions(now, allow_sample=True, progress=progress)
-        with self._step("load Dagster"):
-            from dagster_pipelines.run import run_job
         job = run_job("demo", now, self._job_step)
         self.problems += job.failures
         with self._step("check the numbers"):
@@ -105,6 +100,24 @@ class Demo:
             "dagster_run": job.run_id,
             "problems": self.problems,
         }
+
+    def _fill_topics(
+        self, now: Settings, events: int, progress: Progress
+    ) -> tuple[TrackingEventsProduced, CountryEmissionsProduced]:
+        """Bring everything up to the contracts and send what the sources have."""
+        with self._step("migrate"):
+            from ingest.database.migrate import migrate
+
+            migrate(now)
+        with self._step("produce tracking events"):
+            from ingest.sources.tracking_events import produce_tracking_events
+
+            trips = produce_tracking_events(now, events=events, progress=progress)
+        with self._step("produce country emissions"):
+            from ingest.sources.country_emissions import produce_country_emissions
+
+            countries = produce_country_emissions(now, allow_sample=True, progress=progress)
+        return trips, countries
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
@@ -157,6 +170,13 @@ class Demo:
     def _expect(self, what: str, found: float, wanted: float) -> None:
         if not math.isclose(found, wanted, rel_tol=RELATIVE_TOLERANCE):
             self.problems.append(f"{what}: {found:,} where {wanted:,} was expected.")
+
+
+def _prepare_job() -> None:
+    """Import Dagster and dbt, parse the models."""
+    from dagster_pipelines.run import prepare
+
+    prepare(settings())
 
 
 def _start_servers(report: Report) -> None:
