@@ -63,7 +63,7 @@
     {% set topics = [] %}
     {% if node.resource_type == 'source' %}
         {% do topics.extend([node.config.meta.topic] if node.config.meta.topic else []) %}
-    {% elif node.config.materialized in ['view', 'incremental'] %}
+    {% elif node.config.materialized in ['view', 'ephemeral', 'incremental'] %}
         {% for parent_id in node.depends_on.nodes %}
             {% for topic in topics_of(parent_id) if topic not in topics %}
                 {% do topics.append(topic) %}
@@ -79,7 +79,7 @@
     {% set found = {} %}
     {% for node_id in node.depends_on.nodes %}
         {% set parent = graph_node(node_id) %}
-        {% if parent.config.materialized == 'view' %}
+        {% if parent.config.materialized in ['view', 'ephemeral'] %}
             {% for input in inputs_of(parent) %}
                 {% do found.update({input.unique_id: input}) %}
             {% endfor %}
@@ -164,11 +164,11 @@
 {% endmacro %}
 
 
-{# True when what the model reads without marks (seeds, models rebuilt in place) is not what it was built from; the
-   new fingerprint is stored in this transaction. #}
+{# True when what the model reads without marks (seeds, models rebuilt in place: all that has no topic) is not what it
+   was built from; the new fingerprint is stored in this transaction. #}
 {% macro references_changed(inputs) %}
     {% set texts = [] %}
-    {% for input in inputs if input.resource_type == 'seed' or input.config.materialized == 'table' %}
+    {% for input in inputs if not topics_of(input.unique_id) %}
         {% do texts.append("(select string_agg(r::text, chr(10) order by r::text) from " ~ input.relation_name ~ " as r)") %}
     {% endfor %}
     {% if not texts %}

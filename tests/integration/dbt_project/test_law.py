@@ -1,6 +1,6 @@
 """The law: for any log and any sequence of upper bounds and run orders, the table equals one full refresh.
 
-`SCOPEHOUSE_LAW_EXAMPLES` sets how many logs are tried (default 12).
+`SCOPEHOUSE_LAW_EXAMPLES` sets how many logs are tried (default 10).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.integration.dbt_project.warehouse import CONTENTS, TOPIC, TRIPS, Warehouse, measurement
 
-EXAMPLES = int(os.environ.get("SCOPEHOUSE_LAW_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("SCOPEHOUSE_LAW_EXAMPLES", "10"))
 
 # Contents that an event may have: other numbers, other order, no journey, an unknown model, another time.
 CONTENTS_OF_AN_EVENT = (
