@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields, replace
 from datetime import datetime
-from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -16,10 +15,10 @@ from psycopg.rows import class_row
 from ml.clustering import Clustering, ClusterStats, cluster
 from ml.features import COLUMNS, CountryFeatures, FeaturesError, fingerprint
 from ml.recipes import FOUR_MEANS, Recipe
+from ml.tables import make_tables
 from services.errors import MendableError
 from services.settings import Settings
 
-_SCHEMA = Path(__file__).with_name("schema.sql")
 _COUNTRY_COLUMNS = tuple(name for name in COLUMNS if name != "is_sample")
 _STATS_COLUMNS = tuple(field.name for field in fields(ClusterStats))
 
@@ -90,7 +89,7 @@ def read_features(connection: psycopg.Connection) -> list[CountryFeatures]:
 
 def write(connection: psycopg.Connection, recipe: Recipe, clustering: Clustering, input_hash: str) -> ClusterRun:
     """Add a run to ``ml.*`` in the connection's transaction, making the tables where they are missing."""
-    connection.execute(_SCHEMA.read_bytes())
+    make_tables(connection)
     with connection.cursor(row_factory=class_row(ClusterRun)) as cursor:
         written = cursor.execute(
             """

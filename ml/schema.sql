@@ -1,4 +1,4 @@
--- The tables of clusters. Run by every run, as the role that writes them; `scopehouse migrate` makes the schema.
+-- The tables of clusters. Run by `scopehouse migrate` and by every run, as the role that writes them.
 -- Append-only: a run adds its rows under its own run_id, and the views of the latest run are dbt's.
 
 create table if not exists ml.cluster_runs (

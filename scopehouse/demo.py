@@ -106,7 +106,7 @@ class Demo:
     ) -> tuple[TrackingEventsProduced, CountryEmissionsProduced]:
         """Bring everything up to the contracts and send what the sources have."""
         with self._step("migrate"):
-            from ingest.database.migrate import migrate
+            from scopehouse.migration import migrate
 
             migrate(now)
         with self._step("produce tracking events"):

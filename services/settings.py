@@ -56,6 +56,10 @@ class Settings(BaseSettings):
     registry_port: int = Field(18081, alias="SCOPEHOUSE_REGISTRY_PORT", ge=1, le=65535)
     registry_management_port: int = Field(18082, alias="SCOPEHOUSE_REGISTRY_MANAGEMENT_PORT", ge=1, le=65535)
 
+    contracts_dir: Path | None = Field(
+        None, alias="SCOPEHOUSE_CONTRACTS_DIR", description="contracts of one's own instead of ingest/contracts"
+    )
+
     # Sources.
     owid_co2_source: str | None = Field(
         None, alias="SCOPEHOUSE_OWID_CO2_SOURCE", description="path or URL of OWID's CO2 CSV"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,14 +141,13 @@ def read_contract(path: Path) -> Contract:
     return contract
 
 
-@cache
-def load_contracts(folder: Path = CONTRACTS_FOLDER) -> dict[str, Contract]:
-    """All contracts of a folder, by topic name, in the order of the names.
+def load_contracts(folder: Path | None = None) -> dict[str, Contract]:
+    """All contracts of a folder (the repository's own by default), by topic name, in the order of the names.
 
     Raises:
         ContractError: a file is no contract, or two topics would share a raw table.
     """
-    contracts = [read_contract(path) for path in sorted(folder.glob("*.avsc"))]
+    contracts = [read_contract(path) for path in sorted((folder or CONTRACTS_FOLDER).glob("*.avsc"))]
     tables: dict[str, str] = {}
     for contract in contracts:
         if other := tables.get(contract.table):

@@ -25,7 +25,7 @@ def migrate(settings: Settings) -> None:
     Raises:
         MendableError: a server can't be reached, or what is there can't hold a contract.
     """
-    contracts = load_contracts().values()
+    contracts = load_contracts(settings.contracts_dir).values()
     try:
         with psycopg.connect(settings.url_of("migrate"), application_name="scopehouse migrate") as connection:
             connection.execute("set local client_min_messages = warning")

@@ -10,11 +10,12 @@ from __future__ import annotations
 import io
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import fastavro
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyruhvro
 from fastavro.schema import SchemaParseException
 
@@ -57,13 +58,7 @@ class AvroDecoder:
         Raises:
             Exception: whatever `schemas` raises when the registry can't be asked.
         """
-        groups: dict[int, list[int]] = defaultdict(list)
-        rejections: list[Rejection] = []
-        for index, value in enumerate(values):
-            if value is not None and len(value) >= _HEADER_BYTES and value[0] == 0:
-                groups[int.from_bytes(value[1:_HEADER_BYTES], "big")].append(index)
-            else:
-                rejections.append(_not_wire_format(index, value))
+        groups, rejections = _by_writer(values)
         parts = [
             self._decode_group(schema_id, indices, [values[index][_HEADER_BYTES:] for index in indices])  # type: ignore[index]
             for schema_id, indices in groups.items()
@@ -72,7 +67,7 @@ class AvroDecoder:
         decoded.rejections += rejections
         return decoded
 
-    def _decode_group(self, schema_id: int, indices: list[int], bodies: list[bytes]) -> Decoded:
+    def _decode_group(self, schema_id: int, indices: Sequence[int], bodies: list[bytes]) -> Decoded:
         """Records of one writer's schema; indices stand beside bodies."""
         try:
             writer = self._writer(schema_id)
@@ -150,6 +145,29 @@ class _Writer:
         records = [fastavro.schemaless_reader(io.BytesIO(body), self._schema, self._reader_schema) for body in bodies]
         nullable = pa.schema([field.with_nullable(True) for field in self._arrow_schema])
         return pa.RecordBatch.from_pylist(records, schema=nullable).cast(self._arrow_schema)
+
+
+def _by_writer(values: Sequence[bytes | None]) -> tuple[Mapping[int, Sequence[int]], list[Rejection]]:
+    """The places of the values by the id of the schema they were written with, and those that name none."""
+    headers = pc.binary_slice(pa.array(values, pa.binary()), 0, _HEADER_BYTES).unique()
+    if len(headers) == 1 and (schema_id := _schema_id(headers[0].as_py())) is not None:
+        return {schema_id: range(len(values))}, []
+    groups: dict[int, list[int]] = defaultdict(list)
+    rejections = []
+    for index, value in enumerate(values):
+        schema_id = _schema_id(value)
+        if schema_id is None:
+            rejections.append(_not_wire_format(index, value))
+        else:
+            groups[schema_id].append(index)
+    return groups, rejections
+
+
+def _schema_id(value: bytes | None) -> int | None:
+    """The id in a value's header; None where it has no such header."""
+    if value is None or len(value) < _HEADER_BYTES or value[0] != 0:
+        return None
+    return int.from_bytes(value[1:_HEADER_BYTES], "big")
 
 
 def _no_records(schema: pa.Schema) -> pa.RecordBatch:

@@ -1,44 +1,110 @@
-"""A batch of consumed records, by topic, and how far it takes each partition."""
+"""A batch of consumed records, by topic, and the span of each partition that it covers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 from confluent_kafka import Message
 
 from ingest.sink.offsets import Claim, TopicPartition
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a batch takes a partition from and to (exclusive), and the epoch of the claim it was read under."""
+
+    start: int
+    end: int
+    epoch: int
+
+
+@dataclass(slots=True)
+class Records:
+    """Records of one topic as they came; `partitions` and `offsets` stand beside `messages`."""
+
+    messages: list[Message]
+    partitions: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, messages: Sequence[Message]) -> Records:
+        """The records of one topic."""
+        count = len(messages)
+        return cls(
+            messages=list(messages),
+            partitions=np.fromiter((message.partition() for message in messages), np.int32, count),
+            offsets=np.fromiter((message.offset() for message in messages), np.int64, count),
+        )
+
+    def where(self, mask: np.ndarray) -> Records:
+        """Those for which the mask is true."""
+        kept = [message for message, keep in zip(self.messages, mask, strict=True) if keep]
+        return Records(kept, self.partitions[mask], self.offsets[mask])
+
+    def __add__(self, later: Records) -> Records:
+        return Records(
+            self.messages + later.messages,
+            np.concatenate([self.partitions, later.partitions]),
+            np.concatenate([self.offsets, later.offsets]),
+        )
 
 
 @dataclass(slots=True)
 class Batch:
     """Records of owned partitions that no earlier transaction holds.
 
-    `ends` has, for each partition in it, the offset after its last record (or after a gap that was read over).
+    A span may end after its last record: what lies between are no records (transaction markers, compacted away).
     """
 
-    messages: dict[str, list[Message]] = field(default_factory=dict)
-    ends: dict[TopicPartition, int] = field(default_factory=dict)
+    records: dict[str, Records] = field(default_factory=dict)
+    spans: dict[TopicPartition, Span] = field(default_factory=dict)
     rows: int = 0
     bytes: int = 0
 
-    def add(self, messages: Iterable[Message], claims: Mapping[TopicPartition, Claim]) -> None:
+    def add(self, messages: Sequence[Message], claims: Mapping[TopicPartition, Claim]) -> None:
         """Take in records; those of partitions that are not owned, or that raw holds already, are passed over."""
+        by_topic: dict[str, list[Message]] = defaultdict(list)
         for message in messages:
-            topic, partition, offset = message.topic(), message.partition(), message.offset()
-            claim = claims.get((topic, partition))
-            if claim is None or offset < self.ends.get((topic, partition), claim.next_offset):
+            by_topic[message.topic()].append(message)
+        for topic, members in by_topic.items():
+            records = self._new(topic, Records.of(members), claims)
+            if records.messages:
+                self.records[topic] = self.records[topic] + records if topic in self.records else records
+                self.rows += len(records.messages)
+                self.bytes += sum(map(len, records.messages))
+
+    def _new(self, topic: str, records: Records, claims: Mapping[TopicPartition, Claim]) -> Records:
+        """The records that go on where the spans end; the spans are moved over them."""
+        unwanted = np.zeros(len(records.messages), bool)
+        for number in np.unique(records.partitions).tolist():
+            mine = records.partitions == number
+            partition = (topic, number)
+            claim = claims.get(partition)
+            if claim is None:
+                unwanted |= mine
                 continue
-            self.messages.setdefault(topic, []).append(message)
-            self.ends[topic, partition] = offset + 1
-            self.rows += 1
-            self.bytes += len(message)
+            span = self.spans.get(partition, Span(claim.next_offset, claim.next_offset, claim.epoch))
+            unwanted |= mine & (records.offsets < span.end)
+            last = int(records.offsets[mine].max())
+            self.spans[partition] = replace(span, end=max(span.end, last + 1))
+        return records.where(~unwanted) if unwanted.any() else records
+
+    def read_over(self, partition: TopicPartition, end: int, claims: Mapping[TopicPartition, Claim]) -> None:
+        """Note that nothing is left below `end`."""
+        claim = claims.get(partition)
+        if claim is not None:
+            span = self.spans.get(partition, Span(claim.next_offset, claim.next_offset, claim.epoch))
+            self.spans[partition] = replace(span, end=max(span.end, end))
 
     def extend(self, later: Batch) -> None:
         """Take in a batch that was consumed after this one."""
-        for topic, messages in later.messages.items():
-            self.messages.setdefault(topic, []).extend(messages)
-        self.ends.update(later.ends)
+        for topic, records in later.records.items():
+            self.records[topic] = self.records[topic] + records if topic in self.records else records
+        for partition, span in later.spans.items():
+            self.spans[partition] = replace(span, start=self.spans.get(partition, span).start)
         self.rows += later.rows
         self.bytes += later.bytes
 
@@ -46,19 +112,15 @@ class Batch:
         """Whether it holds so many records or bytes."""
         return self.rows >= rows or self.bytes >= size
 
-    def read_over(self, partition: TopicPartition, end: int) -> None:
-        """Note that nothing is left below `end`: what lies there are no records (markers, compacted away)."""
-        self.ends[partition] = max(end, self.ends.get(partition, 0))
-
     def without(self, partitions: Iterable[TopicPartition]) -> Batch:
         """The same without some partitions."""
         dropped = set(partitions)
-        rest = Batch()
-        for topic, messages in self.messages.items():
-            kept = [message for message in messages if (topic, message.partition()) not in dropped]
-            if kept:
-                rest.messages[topic] = kept
-                rest.rows += len(kept)
-                rest.bytes += sum(len(message) for message in kept)
-        rest.ends = {partition: end for partition, end in self.ends.items() if partition not in dropped}
+        rest = Batch(spans={partition: span for partition, span in self.spans.items() if partition not in dropped})
+        for topic, records in self.records.items():
+            numbers = [number for name, number in dropped if name == topic]
+            kept = records.where(~np.isin(records.partitions, numbers)) if numbers else records
+            if kept.messages:
+                rest.records[topic] = kept
+                rest.rows += len(kept.messages)
+                rest.bytes += sum(map(len, kept.messages))
         return rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,13 @@ TIMEOUT_SECONDS = 15.0
 _RECORDS_A_CALL = 2_000
 
 
+def spare_the_collector() -> None:
+    """Let Python's cycle collector pass seldom: consumed records hold no cycles, and walking over a hundred thousand
+    of them for each few hundred new ones costs a fifth of the sink's time. For a process that does nothing else."""
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 100)
+
+
 def make_consumer(settings: Settings, **more: Any) -> Consumer:
     """A consumer that commits nothing by itself and never jumps to another offset than it was given."""
     return Consumer(
@@ -29,7 +37,8 @@ def make_consumer(settings: Settings, **more: Any) -> Consumer:
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
             "isolation.level": "read_committed",
-            "fetch.min.bytes": 1,
+            # With its default of a second, the client falls asleep whenever its queue is full: six times slower.
+            "fetch.queue.backoff.ms": 10,
             "queued.max.messages.kbytes": 65_536,
             **more,
         }

@@ -58,12 +58,12 @@ def drain(
     consumer = make_consumer(settings, **{"enable.partition.eof": True})
     try:
         with connect(settings) as connection:
-            landing = Landing(connection, loaded, _refuse_fence)
             extents = unread(connection, extents_of(consumer, partitions))
-            landing.claims = claim(connection, extents)
-            ends = {partition: extent.high for partition, extent in extents.items()}
-            for move in _drain_to(ends, consumer, landing, settings, progress):
-                results[move.topic].add(move)
+            with Landing(connection, loaded, _refuse_fence) as landing:
+                landing.claims = claim(connection, extents)
+                ends = {partition: extent.high for partition, extent in extents.items()}
+                for move in _drain_to(ends, consumer, landing, settings, progress):
+                    results[move.topic].add(move)
     except psycopg.OperationalError as error:
         raise MendableError(
             f"Postgres broke off ({str(error).strip()}): nothing is half done, run the drain again."
@@ -88,17 +88,10 @@ def _drain_to(
     consumer.assign(committed({partition: landing.claims[partition] for partition in owed}))
     last_heard = time.monotonic()
     while owed:
-        batch = Batch()
-        closes_at = time.monotonic() + settings.batch_milliseconds / 1000
-        while owed and not batch.is_full(settings.batch_rows, settings.batch_bytes) and time.monotonic() < closes_at:
-            for event in consume_into(batch, consumer, landing.claims, _POLL_SECONDS):
-                _take_event(event, batch)
-            owed -= {partition for partition, end in batch.ends.items() if end >= ends[partition]}
-        if batch.ends:
+        batch = _gather(ends, owed, consumer, landing, settings)
+        if batch.spans:
             last_heard = time.monotonic()
-            advances = landing.land(batch)
-            yield from advances
-            consumer.commit(offsets=committed(landing.claims), asynchronous=True)
+            yield from landing.submit(batch)
             progress("records", _done(landing, starts, ends), total)
         elif time.monotonic() - last_heard > _SILENCE_SECONDS:
             topic, partition = min(owed)
@@ -106,13 +99,33 @@ def _drain_to(
                 f"Kafka sent nothing for {_SILENCE_SECONDS:.0f} s though topic {topic} partition {partition} goes on "
                 f"to offset {ends[topic, partition]}: look at the broker, then run the drain again."
             )
+    yield from landing.finish()
+    if starts:
+        consumer.commit(offsets=committed(landing.claims), asynchronous=False)
 
 
-def _take_event(event: Message, batch: Batch) -> None:
+def _gather(
+    ends: dict[TopicPartition, int],
+    owed: set[TopicPartition],
+    consumer: Consumer,
+    landing: Landing,
+    settings: Settings,
+) -> Batch:
+    """The next batch; partitions that reach their end with it leave `owed`."""
+    batch = Batch()
+    closes_at = time.monotonic() + settings.batch_milliseconds / 1000
+    while owed and not batch.is_full(settings.batch_rows, settings.batch_bytes) and time.monotonic() < closes_at:
+        for event in consume_into(batch, consumer, landing.claims, _POLL_SECONDS):
+            _take_event(event, batch, landing)
+        owed -= {partition for partition, span in batch.spans.items() if span.end >= ends[partition]}
+    return batch
+
+
+def _take_event(event: Message, batch: Batch, landing: Landing) -> None:
     """The end of a partition moves its offset over whatever is no record; anything else is an error."""
     error = event.error()
     if error.code() == KafkaError._PARTITION_EOF:
-        batch.read_over((event.topic(), event.partition()), event.offset())
+        batch.read_over((event.topic(), event.partition()), event.offset(), landing.claims)
     elif error.code() == KafkaError._AUTO_OFFSET_RESET:
         raise LogChangedError(
             f"Topic {event.topic()} partition {event.partition()} lost the offset that comes next ({error.str()}): "

@@ -1,29 +1,40 @@
-"""Owned partitions and the connection that fills them: one batch after another."""
+"""Owned partitions and the session that fills them: while one batch is loaded, the next is gathered."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from types import TracebackType
+from typing import Self
 
 import psycopg
 from psycopg import Connection
 
 from ingest.sink.batch import Batch
-from ingest.sink.load import Topic, load, prepare
+from ingest.sink.load import Prepared, Topic, load, prepare
 from ingest.sink.offsets import Advance, Claim, FencedError, TopicPartition
 from services.settings import Settings
 
 OnFenced = Callable[[tuple[TopicPartition, ...]], None]
 
+# A sink frozen between its last statement and commit holds the lock that its heir waits for: the server ends it.
+_IDLE_IN_TRANSACTION = "5s"
+# One frozen inside COPY holds no lock that anybody needs, but it holds back vacuum.
+_TRANSACTION = "5min"
+
 
 def connect(settings: Settings) -> Connection:
-    """The sink's session. A sink frozen inside a transaction is ended by the server, so that its locks go."""
+    """The sink's session."""
     return psycopg.connect(
         settings.url_of("ingest"),
         autocommit=True,
         application_name="scopehouse sink",
         connect_timeout=10,
-        options="-c idle_in_transaction_session_timeout=30s -c timezone=UTC",
+        options=(
+            f"-c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION} -c transaction_timeout={_TRANSACTION} "
+            "-c timezone=UTC"
+        ),
         keepalives_idle=10,
         keepalives_interval=5,
         keepalives_count=3,
@@ -31,31 +42,72 @@ def connect(settings: Settings) -> Connection:
 
 
 class Landing:
-    """Lands batches for the partitions it owns. `claims` is what it owns and where each goes on."""
+    """Lands batches for the partitions it owns, one at a time, in a thread of its own.
+
+    `claims` is what it owns and where the batch after those submitted begins. The connection may be used by others
+    only after `finish`.
+    """
 
     def __init__(self, connection: Connection, topics: Mapping[str, Topic], on_fenced: OnFenced) -> None:
+        self.claims: dict[TopicPartition, Claim] = {}
         self._connection = connection
         self._topics = topics
         self._on_fenced = on_fenced
-        self.claims: dict[TopicPartition, Claim] = {}
+        self._thread = ThreadPoolExecutor(1, "landing")
+        self._under_way: Future[tuple[list[Advance], list[TopicPartition]]] | None = None
 
-    def land(self, batch: Batch) -> list[Advance]:
-        """Land a batch; partitions that another consumer has claimed are given up, the rest of the batch lands.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._thread.shutdown()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a batch is under way whose result nobody has taken."""
+        return self._under_way is not None
+
+    def submit(self, batch: Batch) -> list[Advance]:
+        """Begin to land a batch, once the one before has landed; returns what that one did.
+
+        Decodes in the caller's thread, while the one before is being loaded: Postgres is what takes longest.
 
         Raises:
             psycopg.OperationalError: the connection broke; the claims are void.
+            Exception: the registry could not be asked.
         """
-        while batch.ends:
+        prepared = prepare(batch, self._topics)
+        advances = self.finish()
+        if any(partition not in self.claims for partition in batch.spans):
+            # Fenced meanwhile.
+            batch = batch.without([partition for partition in batch.spans if partition not in self.claims])
+            prepared = prepare(batch, self._topics)
+        if batch.spans:
+            for partition, span in batch.spans.items():
+                self.claims[partition] = replace(self.claims[partition], next_offset=span.end)
+            self._under_way = self._thread.submit(self._land, batch, prepared)
+        return advances
+
+    def finish(self) -> list[Advance]:
+        """Wait for the batch under way, if there is one; returns what it did. Raises as `submit` does."""
+        if self._under_way is None:
+            return []
+        under_way, self._under_way = self._under_way, None
+        advances, fenced = under_way.result()
+        if fenced:
+            for partition in fenced:
+                self.claims.pop(partition, None)
+            self._on_fenced(tuple(fenced))
+        return advances
+
+    def _land(self, batch: Batch, prepared: list[Prepared]) -> tuple[list[Advance], list[TopicPartition]]:
+        """Land a batch without the partitions that another consumer has claimed; these are returned too."""
+        fenced: list[TopicPartition] = []
+        while batch.spans:
             try:
-                advances = load(self._connection, batch, prepare(batch, self._topics), self.claims)
-            except FencedError as fenced:
-                for partition in fenced.partitions:
-                    del self.claims[partition]
-                batch = batch.without(fenced.partitions)
-                self._on_fenced(fenced.partitions)
-                continue
-            for move in advances:
-                partition = (move.topic, move.partition)
-                self.claims[partition] = replace(self.claims[partition], next_offset=move.end)
-            return advances
-        return []
+                return load(self._connection, batch.spans, prepared), fenced
+            except FencedError as error:
+                fenced += error.partitions
+                batch = batch.without(error.partitions)
+                prepared = prepare(batch, self._topics)
+        return [], fenced

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import psycopg
 import pyarrow as pa
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
+from confluent_kafka import Message
 from pgpq import ArrowToPostgresBinaryEncoder
 from pgpq.encoders import StringEncoderBuilder
 from pgpq.schema import Jsonb
@@ -17,18 +18,18 @@ from psycopg import Connection, sql
 
 from ingest.contracts.contract import Contract
 from ingest.contracts.raw_tables import raw_table
-from ingest.sink.batch import Batch
+from ingest.sink.batch import Batch, Records, Span
 from ingest.sink.conform import raw_schema
 from ingest.sink.dead_letters import DeadLetter, insert_dead_letters
 from ingest.sink.decoded import Decoded, Rejection
-from ingest.sink.offsets import Advance, Claim, TopicPartition, advance
+from ingest.sink.offsets import Advance, TopicPartition, advance
 
-_SINK_FIELDS = (
+_COORDINATES = (
     pa.field("_kafka_partition", pa.int32()),
     pa.field("_kafka_offset", pa.int64()),
     pa.field("_kafka_timestamp", pa.timestamp("us", tz="UTC")),
-    pa.field("_schema_id", pa.int32()),
 )
+_SCHEMA_ID = pa.field("_schema_id", pa.int32())
 
 
 class Decoder(Protocol):
@@ -48,12 +49,12 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A topic's part of a batch, decoded: ready for COPY."""
+    """A topic's part of a batch, decoded: ready for COPY. `indices` are the rows' places in `records`."""
 
     contract: Contract
-    messages: list[Message]
+    records: Records
     rows: pa.RecordBatch
-    indices: list[int]
+    indices: pa.Int64Array
     rejections: list[Rejection]
     mended_values: int
 
@@ -64,15 +65,10 @@ def prepare(batch: Batch, topics: Mapping[str, Topic]) -> list[Prepared]:
     Raises:
         Exception: the registry could not be asked.
     """
-    return [_prepare(topics[name], messages) for name, messages in batch.messages.items()]
+    return [_prepare(topics[name], records) for name, records in batch.records.items()]
 
 
-def load(
-    connection: Connection,
-    batch: Batch,
-    prepared: Sequence[Prepared],
-    claims: Mapping[TopicPartition, Claim],
-) -> list[Advance]:
+def load(connection: Connection, spans: Mapping[TopicPartition, Span], prepared: Sequence[Prepared]) -> list[Advance]:
     """Add a batch to raw and move the offsets, in one transaction; returns what was done to each partition.
 
     Raises:
@@ -80,64 +76,71 @@ def load(
         psycopg.OperationalError: the connection broke; whether it was committed is for the next claim to learn.
     """
     with connection.transaction():
-        loaded: Counter[TopicPartition] = Counter()
-        rejected: Counter[TopicPartition] = Counter()
-        mended: Counter[TopicPartition] = Counter()
+        counts = _Counts()
         dead_letters: list[DeadLetter] = []
         for part in prepared:
-            topic = part.contract.topic
-            refused = _copy_rows(connection, part)
-            for rejection in (*part.rejections, *refused):
-                message = part.messages[rejection.index]
-                dead_letters.append(DeadLetter.of(message, rejection))
-                rejected[topic, message.partition()] += 1
-            for message in part.messages:
-                loaded[topic, message.partition()] += 1
-            if part.mended_values:
-                mended[topic, part.messages[0].partition()] += part.mended_values
+            rejections = [*part.rejections, *_copy_rows(connection, part)]
+            dead_letters += [DeadLetter.of(part.records.messages[each.index], each) for each in rejections]
+            counts.add(part, rejections)
         insert_dead_letters(connection, dead_letters)
-        advances = [
-            Advance(
-                topic=partition[0],
-                partition=partition[1],
-                start=claims[partition].next_offset,
-                end=end,
-                epoch=claims[partition].epoch,
-                rows=loaded[partition] - rejected[partition],
-                dead_letters=rejected[partition],
-                mended_values=mended[partition],
-            )
-            for partition, end in batch.ends.items()
-        ]
+        advances = [counts.advance(partition, span) for partition, span in spans.items()]
         # Last, so that a writer frozen inside COPY holds no lock that its heir needs.
         advance(connection, advances)
     return advances
 
 
-def _prepare(topic: Topic, messages: list[Message]) -> Prepared:
-    decoded = topic.decoder.decode([message.value() for message in messages])
-    indices = decoded.indices.to_pylist()
-    kept = messages if len(indices) == len(messages) else [messages[index] for index in indices]
-    columns = [
-        *decoded.columns.columns,
-        pa.array([message.partition() for message in kept], pa.int32()),
-        pa.array([message.offset() for message in kept], pa.int64()),
-        _timestamps(kept),
-        decoded.schema_ids,
-    ]
-    rows = pa.record_batch(columns, schema=_row_schema(topic.contract))
-    return Prepared(topic.contract, messages, rows, indices, decoded.rejections, decoded.mended_values)
+class _Counts:
+    """What a transaction does to each partition."""
+
+    def __init__(self) -> None:
+        self._records: Counter[TopicPartition] = Counter()
+        self._rejected: Counter[TopicPartition] = Counter()
+        self._mended: Counter[TopicPartition] = Counter()
+
+    def add(self, part: Prepared, rejections: Sequence[Rejection]) -> None:
+        topic = part.contract.topic
+        numbers, counts = np.unique(part.records.partitions, return_counts=True)
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            self._records[topic, number] += count
+        for rejection in rejections:
+            self._rejected[topic, int(part.records.partitions[rejection.index])] += 1
+        if part.mended_values:
+            # Counted by topic: whose partition it is told to matters to nobody.
+            self._mended[topic, int(part.records.partitions[0])] += part.mended_values
+
+    def advance(self, partition: TopicPartition, span: Span) -> Advance:
+        return Advance(
+            topic=partition[0],
+            partition=partition[1],
+            start=span.start,
+            end=span.end,
+            epoch=span.epoch,
+            rows=self._records[partition] - self._rejected[partition],
+            dead_letters=self._rejected[partition],
+            mended_values=self._mended[partition],
+        )
 
 
-def _row_schema(contract: Contract) -> pa.Schema:
-    return pa.schema([*raw_schema(contract), *_SINK_FIELDS])
+def _prepare(topic: Topic, records: Records) -> Prepared:
+    decoded = topic.decoder.decode([message.value() for message in records.messages])
+    coordinates = pa.record_batch(
+        [pa.array(records.partitions), pa.array(records.offsets), _timestamps(records.messages)],
+        schema=pa.schema(_COORDINATES),
+    )
+    if len(decoded.indices) < coordinates.num_rows:
+        coordinates = coordinates.take(decoded.indices)
+    rows = pa.record_batch(
+        [*decoded.columns.columns, *coordinates.columns, decoded.schema_ids],
+        schema=pa.schema([*raw_schema(topic.contract), *_COORDINATES, _SCHEMA_ID]),
+    )
+    return Prepared(topic.contract, records, rows, decoded.indices, decoded.rejections, decoded.mended_values)
 
 
 def _timestamps(messages: Sequence[Message]) -> pa.Array:
-    """The records' Kafka timestamps; null where the broker keeps none."""
-    stamps = (message.timestamp() for message in messages)
-    milliseconds = pa.array([None if kind == TIMESTAMP_NOT_AVAILABLE else at for kind, at in stamps], pa.int64())
-    return milliseconds.cast(pa.timestamp("ms", tz="UTC")).cast(pa.timestamp("us", tz="UTC"))
+    """The records' Kafka timestamps; null where the broker keeps none, which it writes as -1."""
+    milliseconds = np.fromiter((message.timestamp()[1] for message in messages), np.int64, len(messages))
+    stamps = pa.array(milliseconds, pa.timestamp("ms", tz="UTC"), mask=milliseconds < 0)
+    return stamps.cast(pa.timestamp("us", tz="UTC"))
 
 
 def _copy_rows(connection: Connection, part: Prepared) -> list[Rejection]:
@@ -154,7 +157,7 @@ def _copy_rows(connection: Connection, part: Prepared) -> list[Rejection]:
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             if count == 1:
                 sentence = f"Postgres refused the row: {error.diag.message_primary}."
-                refused.append(Rejection(part.indices[start], "RefusedByPostgres", sentence))
+                refused.append(Rejection(part.indices[start].as_py(), "RefusedByPostgres", sentence))
             else:
                 half = count // 2
                 pending += [(start + half, count - half), (start, half)]

@@ -77,16 +77,20 @@ class _Session:
     def run(self, stop: threading.Event) -> None:
         consumer = make_consumer(self._settings, **{"group.protocol": "consumer"})
         try:
-            with connect(self._settings) as connection:
+            with (
+                connect(self._settings) as connection,
+                Landing(connection, self._topics, self._pause_fenced) as landing,
+            ):
                 self._connection: Connection = connection
                 self._consumer: Consumer = consumer
-                self._landing = Landing(connection, self._topics, self._pause_fenced)
+                self._landing = landing
                 consumer.subscribe(
                     list(self._topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
                 )
                 while not stop.is_set():
                     self._fill_batch(stop)
                     self._land_batch()
+                self._report(self._landing.finish())
         finally:
             consumer.close()
 
@@ -94,7 +98,7 @@ class _Session:
         closes_at = None
         while not stop.is_set() and not self._batch.is_full(self._settings.batch_rows, self._settings.batch_bytes):
             self._consume()
-            if closes_at is None and self._batch.rows:
+            if closes_at is None and (self._batch.rows or self._landing.is_busy):
                 closes_at = time.monotonic() + self._settings.batch_milliseconds / 1000
             if closes_at is not None and time.monotonic() >= closes_at:
                 return
@@ -115,14 +119,18 @@ class _Session:
 
     def _land_batch(self) -> None:
         batch, self._batch = self._batch, Batch()
-        if not batch.rows:
-            return
-        advances = self._landing.land(batch)
-        self._consumer.commit(offsets=committed(self._landing.claims), asynchronous=True)
-        if self._on_landed is not None:
-            self._on_landed(advances)
+        self._report(self._landing.submit(batch) if batch.rows else self._landing.finish())
+
+    def _report(self, advances: list[Advance]) -> None:
+        """Tell Kafka what landed, for lag tools alone."""
+        if advances:
+            landed = [TopicPartition(move.topic, move.partition, move.end) for move in advances]
+            self._consumer.commit(offsets=landed, asynchronous=True)
+            if self._on_landed is not None:
+                self._on_landed(advances)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._report(self._landing.finish())
         topics = {partition.topic for partition in partitions}
         ids = partitions_of(self._settings, topics) if topics else {}
         wanted = {(each.topic, each.partition): ids[each.topic, each.partition] for each in partitions}
@@ -133,6 +141,8 @@ class _Session:
         _log.info("assigned", partitions=_names(wanted))
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # The heir goes on where this ends.
+        self._report(self._landing.finish())
         gone = {(each.topic, each.partition) for each in partitions}
         self._batch = self._batch.without(gone)
         for each in gone:

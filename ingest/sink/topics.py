@@ -19,7 +19,7 @@ def loaded_topics(settings: Settings, names: Iterable[str] | None = None) -> dic
     Raises:
         MendableError: a name has no contract.
     """
-    contracts = load_contracts()
+    contracts = load_contracts(settings.contracts_dir)
     wanted = list(contracts) if names is None else list(names)
     for name in wanted:
         if name not in contracts:

@@ -31,7 +31,7 @@ def migrate() -> None:
 
     Example: scopehouse migrate
     """
-    from ingest.database.migrate import migrate as apply
+    from scopehouse.migration import migrate as apply
 
     apply(settings())
     typer.echo("The warehouse, the topics and the registry are what the contracts say.")
@@ -43,8 +43,10 @@ def drain(topics: Topics = None, as_json: Json = False) -> None:
 
     Examples: scopehouse ingest drain    scopehouse ingest drain tracking_events --json
     """
+    from ingest.sink.broker import spare_the_collector
     from ingest.sink.drain import drain as drain_topics
 
+    spare_the_collector()
     with progress_bars() as progress:
         results = drain_topics(settings(), topics or None, progress)
     if as_json:
@@ -60,8 +62,10 @@ def run(topics: Topics = None) -> None:
 
     Examples: scopehouse ingest run    scopehouse ingest run tracking_events
     """
+    from ingest.sink.broker import spare_the_collector
     from ingest.sink.run import run as run_sink
 
+    spare_the_collector()
     stop = threading.Event()
 
     def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:

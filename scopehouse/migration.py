@@ -1,0 +1,21 @@
+"""Everything that `scopehouse migrate` brings up to date, in order."""
+
+from __future__ import annotations
+
+import psycopg
+
+from ingest.database.migrate import migrate as migrate_ingestion
+from ml.tables import make_tables
+from services.settings import Settings
+
+
+def migrate(settings: Settings) -> None:
+    """Make what is missing: schemas, raw tables, grants, topics, subjects, and the tables of the clusters.
+
+    Raises:
+        MendableError: a server can't be reached, or what is there can't hold a contract.
+    """
+    migrate_ingestion(settings)
+    # As the role that will write them. Before the first clusters the views on them are built, and empty.
+    with psycopg.connect(settings.url_of("transform")) as connection:
+        make_tables(connection)
