@@ -107,7 +107,8 @@ def test_twenty_kills_while_trips_arrive_lose_and_repeat_nothing(stack: Settings
 def build_facts(settings: Settings) -> None:
     """`dbt build` of the fact and what is before it."""
     environment = os.environ | postgres_environment(settings.url_of("transform"))
-    words = [Path(sys.executable).with_name("dbt"), "build", "--select", "+fct_trip_emissions", "--exclude", "resource_type:unit_test", "--quiet"]
+    dbt = Path(sys.executable).with_name("dbt")
+    words = [dbt, "build", "--select", "+fct_trip_emissions", "--exclude", "resource_type:unit_test", "--quiet"]
     folder = PROJECT_ROOT / "dbt_project"
     subprocess.run(
         [*words, "--project-dir", folder, "--profiles-dir", folder, "--target-path", settings.state_dir / "dbt"],
