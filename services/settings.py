@@ -10,7 +10,6 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
 
 from platformdirs import user_cache_path
 from pydantic import Field, SecretStr, ValidationError
@@ -48,6 +47,15 @@ class Settings(BaseSettings):
     bi_database_url: SecretStr | None = Field(None, alias="SCOPEHOUSE_BI_DATABASE_URL")
     kafka_bootstrap_servers: str | None = Field(None, alias="KAFKA_BOOTSTRAP_SERVERS")
     schema_registry_url: str | None = Field(None, alias="SCHEMA_REGISTRY_URL")
+    kafka_properties: Path | None = Field(
+        None,
+        alias="SCOPEHOUSE_KAFKA_PROPERTIES",
+        description="a file of librdkafka's name=value lines (TLS, SASL); schema.registry.* are the registry client's",
+    )
+
+    # What `ingest run` tells Prometheus, and where its listener is; 0 is none.
+    metrics_port: int = Field(0, alias="SCOPEHOUSE_METRICS_PORT", ge=0, le=65535)
+    metrics_address: str = Field("127.0.0.1", alias="SCOPEHOUSE_METRICS_ADDRESS")
 
     # The embedded servers' ports.
     postgres_port: int = Field(15432, alias="SCOPEHOUSE_POSTGRES_PORT", ge=1, le=65535)
@@ -55,6 +63,7 @@ class Settings(BaseSettings):
     kafka_controller_port: int = Field(19093, alias="SCOPEHOUSE_KAFKA_CONTROLLER_PORT", ge=1, le=65535)
     registry_port: int = Field(18081, alias="SCOPEHOUSE_REGISTRY_PORT", ge=1, le=65535)
     registry_management_port: int = Field(18082, alias="SCOPEHOUSE_REGISTRY_MANAGEMENT_PORT", ge=1, le=65535)
+    connect_port: int = Field(18083, alias="SCOPEHOUSE_CONNECT_PORT", ge=1, le=65535)
 
     contracts_dir: Path | None = Field(
         None, alias="SCOPEHOUSE_CONTRACTS_DIR", description="contracts of one's own instead of ingest/contracts"
@@ -131,12 +140,23 @@ def settings() -> Settings:
 
 
 def postgres_environment(url: str) -> dict[str, str]:
-    """The PG* variables of a Postgres URL, which libpq, psql and dbt's profile read."""
-    parts = urlsplit(url)
+    """The PG* variables of a Postgres URL, which libpq, psql and dbt's profile read; its parameters (`sslmode`,
+    `sslrootcert` and so on) are among them.
+
+    Raises:
+        SettingsError: the URL is none.
+    """
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+    from psycopg.pq import Conninfo
+
+    variables = {option.keyword.decode(): option.envvar for option in Conninfo.get_defaults()}
+    try:
+        parts = {"host": "127.0.0.1", "port": "5432", "user": "", "password": "", "dbname": "", **conninfo_to_dict(url)}
+    except ProgrammingError:
+        raise SettingsError(
+            "A database's URL can't be read: write it as postgresql://user:password@host:port/database."
+        ) from None
     return {
-        "PGHOST": parts.hostname or "127.0.0.1",
-        "PGPORT": str(parts.port or 5432),
-        "PGUSER": unquote(parts.username or ""),
-        "PGPASSWORD": unquote(parts.password or ""),
-        "PGDATABASE": parts.path.lstrip("/"),
+        variable.decode(): str(value) for name, value in parts.items() if (variable := variables.get(name)) is not None
     }

@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx2
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
+from ingest.clients import make_admin, make_registry
 from ingest.contracts.contract import Contract, Field
 from services.errors import MendableError
 from services.settings import Settings
@@ -42,7 +42,7 @@ def apply_topics(settings: Settings, contracts: Iterable[Contract]) -> None:
     """
     contracts = list(contracts)
     _create_topics(settings, contracts)
-    registry = SchemaRegistryClient({"url": settings.registry_url})
+    registry = make_registry(settings)
     for contract in contracts:
         _register(registry, contract)
 
@@ -55,7 +55,7 @@ def registered_schema(contract: Contract) -> Schema:
 
 
 def _create_topics(settings: Settings, contracts: list[Contract]) -> None:
-    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    admin = make_admin(settings)
     try:
         existing = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
         missing = [contract for contract in contracts if contract.topic not in existing]

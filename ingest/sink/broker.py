@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
 
+from ingest import clients
 from ingest.sink.batch import Batch
 from ingest.sink.offsets import Claim, Extent
 from ingest.sink.offsets import TopicPartition as Partition
@@ -29,9 +29,9 @@ def spare_the_collector() -> None:
 
 def make_consumer(settings: Settings, **more: Any) -> Consumer:
     """A consumer that commits nothing by itself and never jumps to another offset than it was given."""
-    return Consumer(
-        {
-            "bootstrap.servers": settings.bootstrap_servers,
+    return clients.make_consumer(
+        settings,
+        **{
             "group.id": settings.consumer_group,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
@@ -41,7 +41,7 @@ def make_consumer(settings: Settings, **more: Any) -> Consumer:
             "fetch.queue.backoff.ms": 10,
             "queued.max.messages.kbytes": 65_536,
             **more,
-        }
+        },
     )
 
 
@@ -52,7 +52,7 @@ def partitions_of(settings: Settings, topics: Iterable[str]) -> dict[Partition, 
         MendableError: the broker can't be reached, or lacks a topic.
     """
     wanted = list(topics)
-    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    admin = clients.make_admin(settings)
     found = {}
     for name, future in admin.describe_topics(TopicCollection(wanted), request_timeout=TIMEOUT_SECONDS).items():
         try:

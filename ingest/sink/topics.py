@@ -24,7 +24,7 @@ def loaded_topics(settings: Settings, names: Iterable[str] | None = None) -> dic
     for name in wanted:
         if name not in contracts:
             raise MendableError(f"Topic {name} has no contract: the topics are {', '.join(contracts)}.")
-    schemas = WriterSchemas(settings.registry_url)
+    schemas = WriterSchemas(settings)
     return {name: _topic(contracts[name], schemas) for name in wanted}
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import cast
 
-from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
+from ingest.clients import make_registry
 from ingest.sink.avro_decoder import UnknownSchemaError
+from services.settings import Settings
 
 
 class WriterSchemas:
     """Looks schemas up by id. The client keeps those it has seen."""
 
-    def __init__(self, registry_url: str) -> None:
-        self._client = SchemaRegistryClient({"url": registry_url})
+    def __init__(self, settings: Settings) -> None:
+        self._client = make_registry(settings)
 
     def schema_text(self, schema_id: int) -> str:
         """The Avro schema of that id as JSON text.

@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Any
 
 import httpx2
-from confluent_kafka import KafkaError, KafkaException, Producer
-from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
+from ingest.clients import make_producer, make_registry
 from ingest.contracts.contract import Contract
 from ingest.contracts.topics import registered_schema
 from ingest.progress import Progress, no_progress
@@ -57,9 +57,9 @@ class TopicWriter:
         self._total: int | None = None
         self._written = 0
         self._failures = _Failures()
-        self._producer = Producer(
-            {
-                "bootstrap.servers": self._servers,
+        self._producer = make_producer(
+            settings,
+            **{
                 "client.id": "scopehouse-produce",
                 "enable.idempotence": True,
                 "compression.type": "lz4",
@@ -71,7 +71,7 @@ class TopicWriter:
                 "on_delivery": self._failures.note,
                 # What goes wrong is told by our own sentences.
                 "log_level": 0,
-            }
+            },
         )
         try:
             topics = self._producer.list_topics(timeout=CONNECT_SECONDS).topics
@@ -140,7 +140,7 @@ def avro_header(settings: Settings, contract: Contract) -> bytes:
     Raises:
         ProduceError: the registry can't be reached, or the contract as it stands is not registered.
     """
-    registry = SchemaRegistryClient({"url": settings.registry_url, "timeout": CONNECT_SECONDS, "max.retries": 1})
+    registry = make_registry(settings, timeout=CONNECT_SECONDS, **{"max.retries": 1})
     try:
         registered: Any = registry.lookup_schema(contract.subject, registered_schema(contract))
     except SchemaRegistryError as error:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from ingest.clients import make_consumer
 from ingest.contracts.contract import load_contracts
 from ingest.progress import Progress, no_progress
 from ingest.sources.bike_fleet import EVENTS_PER_FLEET, LAST_FLEET, PRODUCTS, Fleet, operating_kg_co2e
@@ -170,9 +171,9 @@ def _position(settings: Settings, fleet: Fleet, partitions: int, progress: Progr
     Where Kafka has thrown old records away and none of the fleet's is left in some partition, it is at least the
     number of records the topic ever had: that skips events, and repeats none.
     """
-    consumer = Consumer(
-        {
-            "bootstrap.servers": settings.bootstrap_servers,
+    consumer = make_consumer(
+        settings,
+        **{
             "client.id": "scopehouse-produce",
             # A group must be named; it is never joined and keeps no offsets.
             "group.id": "scopehouse-produce",
@@ -183,7 +184,7 @@ def _position(settings: Settings, fleet: Fleet, partitions: int, progress: Progr
             "fetch.wait.max.ms": 10,
             "fetch.queue.backoff.ms": 10,
             "log_level": 0,
-        }
+        },
     )
     try:
         bounds = {
