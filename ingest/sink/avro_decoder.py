@@ -139,6 +139,8 @@ class _Writer:
 
     def _decode_columns(self, bodies: list[bytes]) -> pa.RecordBatch:
         batch = pyruhvro.deserialize_array(bodies, self._text)
+        # It takes strings on trust: bytes that are no UTF-8 would break whoever reads the column.
+        batch.validate(full=True)
         return batch.select(self._arrow_schema.names).cast(self._arrow_schema)
 
     def _decode_records(self, bodies: list[bytes]) -> pa.RecordBatch:

@@ -21,6 +21,10 @@ from ingest.sink.decoded import Rejection
 _TIMESTAMP_MIN_US = -210_000_000_000 * 1_000_000
 _TIMESTAMP_MAX_US = 9_223_000_000_000 * 1_000_000
 
+# date: Julian day 0 to the end of 5874897 AD, in days since 1970.
+_DATE_MIN_DAYS = -2_440_588
+_DATE_MAX_DAYS = 2_145_042_905
+
 # A NUL as JSON writes it, not preceded by an odd number of backslashes.
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -83,6 +87,8 @@ class _Column:
                 self._check_finite()
             case "string" | "enum":
                 self._check_text()
+            case "date":
+                self._keep_range(self.values.cast(pa.int32()).cast(pa.int64()), _DATE_MIN_DAYS, _DATE_MAX_DAYS)
             case "timestamp":
                 self._to_timestamp()
             case "nested":

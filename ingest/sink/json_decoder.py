@@ -28,8 +28,14 @@ class JsonDecoder:
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
+        # Names of our own, for a field's may be no identifier.
+        self._names = [f"f{place}" for place in range(len(contract.fields))]
         self._struct = msgspec.defstruct(
-            "Record", [_struct_field(field) for field in contract.fields], frozen=True, gc=False
+            "Record",
+            [_struct_field(name, field) for name, field in zip(self._names, contract.fields, strict=True)],
+            rename={name: field.name for name, field in zip(self._names, contract.fields, strict=True)},
+            frozen=True,
+            gc=False,
         )
         self._decoder = msgspec.json.Decoder(self._struct)
 
@@ -45,8 +51,8 @@ class JsonDecoder:
             except (msgspec.DecodeError, ValueError, RecursionError) as error:
                 rejections.append(Rejection(index, *_reason(value, error)))
         arrays = [
-            pa.array([getattr(record, field.name) for record in records], _arrow_type(field))
-            for field in self._contract.fields
+            pa.array([getattr(record, name) for record in records], _arrow_type(field))
+            for name, field in zip(self._names, self._contract.fields, strict=True)
         ]
         decoded = pa.RecordBatch.from_arrays(arrays, names=[field.name for field in self._contract.fields])
         conformed = conform(decoded, self._contract)
@@ -73,7 +79,9 @@ class JsonDecoder:
             # A bare NaN is no JSON, but common: Python's own parser takes it; conform() then judges it by column.
             if b"NaN" not in value:
                 raise
-            return msgspec.convert(json.loads(value, parse_constant=_only_nan), self._struct)
+            parsed = json.loads(value, parse_constant=_only_nan)
+            json.dumps(parsed, ensure_ascii=False).encode()  # raises on a lone surrogate, which that parser lets pass
+            return msgspec.convert(parsed, self._struct)
 
 
 def _only_nan(constant: str) -> float:
@@ -82,10 +90,10 @@ def _only_nan(constant: str) -> float:
     return float("nan")
 
 
-def _struct_field(field: Field) -> tuple[str, Any] | tuple[str, Any, Any]:
+def _struct_field(name: str, field: Field) -> tuple[str, Any] | tuple[str, Any, Any]:
     wanted = _TYPES["long" if field.unix_seconds else field.kind]
     wanted = wanted | None if field.is_nullable else wanted
-    return (field.name, wanted, field.default) if field.has_default else (field.name, wanted)
+    return (name, wanted, field.default) if field.has_default else (name, wanted)
 
 
 def _arrow_type(field: Field) -> pa.DataType:
