@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +14,7 @@ from psycopg import Connection
 
 from ingest.sink.batch import Batch
 from ingest.sink.load import Prepared, Topic, load, prepare
+from ingest.sink.observer import Observer
 from ingest.sink.offsets import Advance, Claim, FencedError, TopicPartition
 from services.settings import Settings
 
@@ -48,11 +50,18 @@ class Landing:
     only after `finish`.
     """
 
-    def __init__(self, connection: Connection, topics: Mapping[str, Topic], on_fenced: OnFenced) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        topics: Mapping[str, Topic],
+        on_fenced: OnFenced,
+        observer: Observer | None = None,
+    ) -> None:
         self.claims: dict[TopicPartition, Claim] = {}
         self._connection = connection
         self._topics = topics
         self._on_fenced = on_fenced
+        self._observer = observer or Observer()
         self._thread = ThreadPoolExecutor(1, "landing")
         self._under_way: Future[tuple[list[Advance], list[TopicPartition]]] | None = None
 
@@ -105,7 +114,10 @@ class Landing:
         fenced: list[TopicPartition] = []
         while batch.spans:
             try:
-                return load(self._connection, batch.spans, prepared), fenced
+                began = time.monotonic()
+                advances = load(self._connection, batch.spans, prepared)
+                self._observer.landed(advances, batch.bytes, time.monotonic() - began)
+                return advances, fenced
             except FencedError as error:
                 fenced += error.partitions
                 batch = batch.without(error.partitions)

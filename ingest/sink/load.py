@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -94,7 +94,7 @@ class _Counts:
 
     def __init__(self) -> None:
         self._records: Counter[TopicPartition] = Counter()
-        self._rejected: Counter[TopicPartition] = Counter()
+        self._rejected: dict[TopicPartition, Counter[str]] = defaultdict(Counter)
         self._mended: Counter[TopicPartition] = Counter()
 
     def add(self, part: Prepared, rejections: Sequence[Rejection]) -> None:
@@ -103,21 +103,23 @@ class _Counts:
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             self._records[topic, number] += count
         for rejection in rejections:
-            self._rejected[topic, int(part.records.partitions[rejection.index])] += 1
+            self._rejected[topic, int(part.records.partitions[rejection.index])][rejection.error_class] += 1
         if part.mended_values:
             # Counted by topic: whose partition it is told to matters to nobody.
             self._mended[topic, int(part.records.partitions[0])] += part.mended_values
 
     def advance(self, partition: TopicPartition, span: Span) -> Advance:
+        reasons = self._rejected[partition]
         return Advance(
             topic=partition[0],
             partition=partition[1],
             start=span.start,
             end=span.end,
             epoch=span.epoch,
-            rows=self._records[partition] - self._rejected[partition],
-            dead_letters=self._rejected[partition],
+            rows=self._records[partition] - reasons.total(),
+            dead_letters=reasons.total(),
             mended_values=self._mended[partition],
+            reasons=dict(reasons),
         )
 
 

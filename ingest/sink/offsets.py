@@ -7,7 +7,7 @@ commit, only from the offset and at the epoch that it knows: whoever has been ov
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from psycopg import Connection
 
@@ -26,7 +26,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What a transaction did to one partition: took it from `start` to `end` (exclusive)."""
+    """What a transaction did to one partition: took it from `start` to `end` (exclusive).
+
+    `reasons` are its dead letters by error class.
+    """
 
     topic: str
     partition: int
@@ -36,6 +39,7 @@ class Advance:
     rows: int
     dead_letters: int
     mended_values: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

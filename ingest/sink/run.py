@@ -21,6 +21,7 @@ from ingest.sink.batch import Batch
 from ingest.sink.broker import committed, consume_into, extents_of, make_consumer, partitions_of
 from ingest.sink.landing import Landing, connect
 from ingest.sink.load import Topic
+from ingest.sink.observer import Observer
 from ingest.sink.offsets import Advance, LogChangedError, claim
 from ingest.sink.offsets import TopicPartition as Partition
 from ingest.sink.topics import loaded_topics
@@ -42,22 +43,27 @@ def run(
     stop: threading.Event,
     topics: Iterable[str] | None = None,
     on_landed: OnLanded | None = None,
+    observer: Observer | None = None,
 ) -> None:
     """Land records of the topics (all by default) until `stop` is set; `on_landed` hears of each transaction.
+
+    The observer hears of it too, as soon as it is committed, and of what else happens.
 
     Raises:
         LogChangedError: a topic is not the log that raw was filled from.
         MendableError: a topic has no contract, or a setting is missing.
     """
     loaded = loaded_topics(settings, topics)
+    observer = observer or Observer()
     pause = _FIRST_PAUSE_SECONDS
     while not stop.is_set():
         began = time.monotonic()
         try:
-            _Session(settings, loaded, on_landed).run(stop)
+            _Session(settings, loaded, on_landed, observer).run(stop)
         except _TRANSIENT as error:
             if time.monotonic() - began > _LONGEST_PAUSE_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
+            observer.broke(error)
             _log.warning("session broke, will go on", error=_sentence(error), pause_seconds=pause)
             stop.wait(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
@@ -66,24 +72,28 @@ def run(
 class _Session:
     """One connection to Postgres and one membership in the group."""
 
-    def __init__(self, settings: Settings, topics: dict[str, Topic], on_landed: OnLanded | None) -> None:
+    def __init__(
+        self, settings: Settings, topics: dict[str, Topic], on_landed: OnLanded | None, observer: Observer
+    ) -> None:
         self._settings = settings
         self._topics = topics
         self._on_landed = on_landed
+        self._observer = observer
         self._batch = Batch()
         # Partitions assigned while a call to consume() was under way.
         self._fresh: set[Partition] = set()
 
     def run(self, stop: threading.Event) -> None:
-        consumer = make_consumer(self._settings, **{"group.protocol": "consumer"})
+        consumer = make_consumer(self._settings, **{"group.protocol": "consumer", **self._observer.consumer_settings()})
         try:
             with (
                 connect(self._settings) as connection,
-                Landing(connection, self._topics, self._pause_fenced) as landing,
+                Landing(connection, self._topics, self._pause_fenced, self._observer) as landing,
             ):
                 self._connection: Connection = connection
                 self._consumer: Consumer = consumer
                 self._landing = landing
+                self._observer.connected()
                 consumer.subscribe(
                     list(self._topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
                 )
@@ -138,6 +148,7 @@ class _Session:
         self._landing.claims.update(claims)
         self._fresh.update(claims)
         consumer.incremental_assign(committed(claims))
+        self._observer.assigned(claims)
         _log.info("assigned", partitions=_names(wanted))
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -149,10 +160,12 @@ class _Session:
             self._landing.claims.pop(each, None)
         self._fresh -= gone
         consumer.incremental_unassign(partitions)
+        self._observer.revoked(gone)
         _log.info("revoked", partitions=_names(gone))
 
     def _pause_fenced(self, partitions: tuple[Partition, ...]) -> None:
         self._consumer.pause([TopicPartition(topic, partition) for topic, partition in partitions])
+        self._observer.fenced(partitions)
         _log.error("fenced: another sink took these partitions over", partitions=_names(partitions))
 
 
