@@ -1,6 +1,6 @@
 """The Java servers' jars: locked by coordinate, version and sha256, fetched once into the cache folder.
 
-`python -m services.embedded.jars` resolves the roots below anew and writes the lock.
+`python -m services.embedded.jars [NAME ...]` resolves the roots below (all by default) anew and writes the lock.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,11 +25,14 @@ from services.errors import MendableError
 
 LOCK = Path(__file__).with_name("jars.lock.json")
 
-# What each server is made of: coordinates group:artifact:version[:classifier:packaging]. One closure a server: a
-# BOM of one would change the versions of another.
+# What each server, and each plugin of Kafka Connect, is made of: coordinates
+# group:artifact:version[:classifier:packaging]. One closure each: a BOM of one would change the versions of another.
 ROOTS = {
     "kafka": ("org.apache.kafka:kafka_2.13:4.3.1", "org.slf4j:slf4j-simple:1.7.36"),
     "registry": ("io.apicurio:apicurio-registry-app:3.3.3:all:tar.gz",),
+    "connect": ("org.apache.kafka:connect-runtime:4.3.1", "org.slf4j:slf4j-simple:1.7.36"),
+    "avro-converter": ("io.apicurio:apicurio-registry-utils-converter:2.6.13.Final",),
+    "jdbc-sink": ("io.debezium:debezium-connector-jdbc:3.6.0.Final:plugin:tar.gz",),
 }
 
 
@@ -186,11 +190,12 @@ def _scratch(parent: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _write_lock() -> None:
+def _write_lock(names: Sequence[str]) -> None:
+    lock = json.loads(LOCK.read_text())
     with ThreadPoolExecutor(4) as pool:
-        lock = {server: list(pool.map(_lock_one, _closure(roots))) for server, roots in ROOTS.items()}
-    LOCK.write_text(json.dumps(lock, indent=1) + "\n")
+        lock.update({name: list(pool.map(_lock_one, _closure(ROOTS[name]))) for name in names})
+    LOCK.write_text(json.dumps({name: lock[name] for name in ROOTS}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    _write_lock()
+    _write_lock(sys.argv[1:] or list(ROOTS))
