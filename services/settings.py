@@ -80,6 +80,11 @@ class Settings(BaseSettings):
     batch_bytes: int = Field(32 * 1024 * 1024, alias="SCOPEHOUSE_BATCH_BYTES", ge=1)
     batch_milliseconds: int = Field(500, alias="SCOPEHOUSE_BATCH_MILLISECONDS", ge=1)
 
+    # Dead letters: past a share of the latest records, or so many in a row, a partition stops.
+    dead_letter_share: float = Field(0.5, alias="SCOPEHOUSE_DEAD_LETTER_SHARE", gt=0, le=1, description="1: no limit")
+    dead_letter_run: int = Field(1_000, alias="SCOPEHOUSE_DEAD_LETTER_RUN", ge=1)
+    dead_letter_days: int = Field(90, alias="SCOPEHOUSE_DEAD_LETTER_DAYS", ge=1, description="then they are deleted")
+
     def url_of(self, role: Role) -> str:
         """The Postgres URL that `role` connects with.
 

@@ -83,4 +83,52 @@ create table if not exists ingest.dead_letters (
     kafka_timestamp timestamptz,
     failed_at timestamptz not null default now()
 );
-create index if not exists dead_letters_by_reason on ingest.dead_letters (topic, error_class);
+-- `create index if not exists` would wait for the running sink.
+do $$
+begin
+    if to_regclass('ingest.dead_letters_by_reason') is null then
+        create index dead_letters_by_reason on ingest.dead_letters (topic, error_class);
+    end if;
+end
+$$;
+
+-- Columns that came later, added just where they are missing: `alter table ... if not exists` would lock the running
+-- sink out also when there is nothing to do. Dead letters first, as in the sink's transaction.
+create or replace function pg_temp.add_column(target regclass, name text, definition text) returns void
+language plpgsql as $$
+begin
+    if not exists (select from pg_attribute where attrelid = target and attname = name) then
+        execute format('alter table %s add column %I %s', target, name, definition);
+    end if;
+end
+$$;
+
+-- A replayed dead letter stays, with its place in the replay log: a row of raw whose _kafka_partition is negative is
+-- found by it. One that failed again has the newest reason.
+do $$
+begin
+    perform pg_temp.add_column('ingest.dead_letters', name, definition)
+    from (values
+        ('attempts', 'int not null default 1'),
+        ('last_tried_at', 'timestamptz'),
+        ('replayed_partition', 'int'),
+        ('replayed_offset', 'bigint'),
+        ('replayed_at', 'timestamptz')
+    ) as columns (name, definition);
+    if to_regclass('ingest.dead_letters_by_replay') is null then
+        create unique index dead_letters_by_replay on ingest.dead_letters (topic, replayed_partition, replayed_offset);
+    end if;
+    perform pg_temp.add_column('ingest.offsets', name, definition)
+    from (values
+        ('stopped_because', 'text'),
+        ('expired_dead_letter_count', 'bigint not null default 0')
+    ) as columns (name, definition);
+end
+$$;
+comment on column ingest.dead_letters.attempts is 'How often the sink or a replay has tried to land it.';
+comment on column ingest.dead_letters.replayed_offset is
+'_kafka_offset of the row in raw that it became; _kafka_partition is replayed_partition.';
+comment on column ingest.offsets.stopped_because is
+'Why the partition stands still: too many dead letters. `scopehouse ingest resume` clears it.';
+comment on column ingest.offsets.expired_dead_letter_count is
+'Dead letters deleted by their retention without having become rows.';

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import httpx2
 import psycopg
+import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
@@ -15,6 +16,7 @@ from ingest.progress import Progress, no_progress
 from ingest.sink.batch import Batch
 from ingest.sink.broker import committed, consume_into, extents_of, make_consumer, partitions_of
 from ingest.sink.landing import Landing, connect
+from ingest.sink.limits import DeadLetterLimit, StoppedError, stopped
 from ingest.sink.offsets import Advance, LogChangedError, TopicPartition, claim, unread
 from ingest.sink.topics import loaded_topics
 from services.errors import MendableError
@@ -23,6 +25,8 @@ from services.settings import Settings
 _POLL_SECONDS = 0.1
 # A broker that says nothing for so long, while records are still owed, is gone.
 _SILENCE_SECONDS = 60.0
+
+_log = structlog.get_logger("scopehouse.sink")
 
 
 @dataclass(slots=True)
@@ -51,6 +55,7 @@ def drain(
     Raises:
         MendableError: a server can't be reached, a topic is not the log that raw was filled from, or another sink
             took a partition over.
+        StoppedError: partitions stand still because of their dead letters; the others were drained.
     """
     loaded = loaded_topics(settings, topics)
     results = {name: Drained(name) for name in loaded}
@@ -59,11 +64,14 @@ def drain(
     try:
         with connect(settings) as connection:
             extents = unread(connection, extents_of(consumer, partitions))
-            with Landing(connection, loaded, _refuse_fence) as landing:
+            limit = DeadLetterLimit(settings.dead_letter_share, settings.dead_letter_run)
+            with Landing(connection, loaded, limit, _refuse_fence, _log_stop) as landing:
                 landing.claims = claim(connection, extents)
                 ends = {partition: extent.high for partition, extent in extents.items()}
                 for move in _drain_to(ends, consumer, landing, settings, progress):
                     results[move.topic].add(move)
+            if stops := stopped(connection, list(loaded)):
+                raise StoppedError(" ".join(stops.values()))
     except psycopg.OperationalError as error:
         raise MendableError(
             f"Postgres broke off ({str(error).strip()}): nothing is half done, run the drain again."
@@ -92,6 +100,7 @@ def _drain_to(
         if batch.spans:
             last_heard = time.monotonic()
             yield from landing.submit(batch)
+            owed &= landing.claims.keys()
             progress("records", _done(landing, starts, ends), total)
         elif time.monotonic() - last_heard > _SILENCE_SECONDS:
             topic, partition = min(owed)
@@ -136,7 +145,13 @@ def _take_event(event: Message, batch: Batch, landing: Landing) -> None:
 
 
 def _done(landing: Landing, starts: dict[TopicPartition, int], ends: dict[TopicPartition, int]) -> int:
-    return sum(min(landing.claims[each].next_offset, ends[each]) - start for each, start in starts.items())
+    owned = {each: landing.claims[each].next_offset for each in starts if each in landing.claims}
+    return sum(min(offset, ends[each]) - starts[each] for each, offset in owned.items())
+
+
+def _log_stop(reasons: Mapping[TopicPartition, str]) -> None:
+    for (topic, partition), reason in reasons.items():
+        _log.error("stopped, the others go on", topic=topic, partition=partition, reason=reason)
 
 
 def _refuse_fence(partitions: tuple[TopicPartition, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -13,12 +13,14 @@ import psycopg
 from psycopg import Connection
 
 from ingest.sink.batch import Batch
+from ingest.sink.limits import DeadLetterLimit, TooManyDeadLettersError, stop
 from ingest.sink.load import Prepared, Topic, load, prepare
 from ingest.sink.observer import Observer
 from ingest.sink.offsets import Advance, Claim, FencedError, TopicPartition
 from services.settings import Settings
 
 OnFenced = Callable[[tuple[TopicPartition, ...]], None]
+OnStopped = Callable[[Mapping[TopicPartition, str]], None]
 
 # A sink frozen between its last statement and commit holds the lock that its heir waits for: the server ends it.
 _IDLE_IN_TRANSACTION = "5s"
@@ -47,23 +49,28 @@ class Landing:
     """Lands batches for the partitions it owns, one at a time, in a thread of its own.
 
     `claims` is what it owns and where the batch after those submitted begins. The connection may be used by others
-    only after `finish`.
+    only after `finish`. Partitions that another sink took over go to `on_fenced`, those with too many dead letters to
+    `on_stopped`, with the reasons; neither are owned any more.
     """
 
     def __init__(
         self,
         connection: Connection,
         topics: Mapping[str, Topic],
+        limit: DeadLetterLimit,
         on_fenced: OnFenced,
+        on_stopped: OnStopped,
         observer: Observer | None = None,
     ) -> None:
         self.claims: dict[TopicPartition, Claim] = {}
         self._connection = connection
         self._topics = topics
+        self._limit = limit
         self._on_fenced = on_fenced
+        self._on_stopped = on_stopped
         self._observer = observer or Observer()
         self._thread = ThreadPoolExecutor(1, "landing")
-        self._under_way: Future[tuple[list[Advance], list[TopicPartition]]] | None = None
+        self._under_way: Future[_Landed] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +95,7 @@ class Landing:
         prepared = prepare(batch, self._topics)
         advances = self.finish()
         if any(partition not in self.claims for partition in batch.spans):
-            # Fenced meanwhile.
+            # Fenced or stopped meanwhile.
             batch = batch.without([partition for partition in batch.spans if partition not in self.claims])
             prepared = prepare(batch, self._topics)
         if batch.spans:
@@ -102,24 +109,39 @@ class Landing:
         if self._under_way is None:
             return []
         under_way, self._under_way = self._under_way, None
-        advances, fenced = under_way.result()
-        if fenced:
-            for partition in fenced:
-                self.claims.pop(partition, None)
-            self._on_fenced(tuple(fenced))
-        return advances
+        landed = under_way.result()
+        for partition in (*landed.fenced, *landed.stopped):
+            self.claims.pop(partition, None)
+        if landed.fenced:
+            self._on_fenced(tuple(landed.fenced))
+        if landed.stopped:
+            self._on_stopped(landed.stopped)
+        return landed.advances
 
-    def _land(self, batch: Batch, prepared: list[Prepared]) -> tuple[list[Advance], list[TopicPartition]]:
-        """Land a batch without the partitions that another consumer has claimed; these are returned too."""
-        fenced: list[TopicPartition] = []
+    def _land(self, batch: Batch, prepared: list[Prepared]) -> _Landed:
+        """Land a batch without the partitions that have to be left alone."""
+        landed = _Landed()
         while batch.spans:
             try:
                 began = time.monotonic()
-                advances = load(self._connection, batch.spans, prepared)
-                self._observer.landed(advances, batch.bytes, time.monotonic() - began)
-                return advances, fenced
+                landed.advances = load(self._connection, batch.spans, prepared, self._limit)
+                self._observer.landed(landed.advances, batch.bytes, time.monotonic() - began)
+                break
             except FencedError as error:
-                fenced += error.partitions
+                landed.fenced += error.partitions
                 batch = batch.without(error.partitions)
-                prepared = prepare(batch, self._topics)
-        return [], fenced
+            except TooManyDeadLettersError as error:
+                stop(self._connection, batch.spans, error.reasons)
+                landed.stopped |= error.reasons
+                batch = batch.without(error.reasons)
+            prepared = prepare(batch, self._topics)
+        return landed
+
+
+@dataclass(slots=True)
+class _Landed:
+    """What became of a batch."""
+
+    advances: list[Advance] = field(default_factory=list)
+    fenced: list[TopicPartition] = field(default_factory=list)
+    stopped: dict[TopicPartition, str] = field(default_factory=dict)

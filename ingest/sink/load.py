@@ -22,6 +22,7 @@ from ingest.sink.batch import Batch, Records, Span
 from ingest.sink.conform import raw_schema
 from ingest.sink.dead_letters import DeadLetter, insert_dead_letters
 from ingest.sink.decoded import Decoded, Rejection
+from ingest.sink.limits import DeadLetterLimit, Outcome
 from ingest.sink.offsets import Advance, TopicPartition, advance
 
 _COORDINATES = (
@@ -68,25 +69,48 @@ def prepare(batch: Batch, topics: Mapping[str, Topic]) -> list[Prepared]:
     return [_prepare(topics[name], records) for name, records in batch.records.items()]
 
 
-def load(connection: Connection, spans: Mapping[TopicPartition, Span], prepared: Sequence[Prepared]) -> list[Advance]:
+def load(
+    connection: Connection,
+    spans: Mapping[TopicPartition, Span],
+    prepared: Sequence[Prepared],
+    limit: DeadLetterLimit,
+) -> list[Advance]:
     """Add a batch to raw and move the offsets, in one transaction; returns what was done to each partition.
 
     Raises:
         FencedError: another consumer owns some of the partitions; nothing was added.
+        TooManyDeadLettersError: some of the partitions are past the limit; nothing was added.
         psycopg.OperationalError: the connection broke; whether it was committed is for the next claim to learn.
     """
     with connection.transaction():
         counts = _Counts()
         dead_letters: list[DeadLetter] = []
+        outcomes: dict[TopicPartition, Outcome] = {}
         for part in prepared:
-            rejections = [*part.rejections, *_copy_rows(connection, part)]
+            rejections = [*part.rejections, *copy_rows(connection, part.contract, part.rows, part.indices)]
+            outcomes |= _outcomes(part, rejections)
             dead_letters += [DeadLetter.of(part.records.messages[each.index], each) for each in rejections]
             counts.add(part, rejections)
+        limit.check(outcomes)
         insert_dead_letters(connection, dead_letters)
         advances = [counts.advance(partition, span) for partition, span in spans.items()]
         # Last, so that a writer frozen inside COPY holds no lock that its heir needs.
         advance(connection, advances)
+    limit.note(outcomes)
     return advances
+
+
+def _outcomes(part: Prepared, rejections: Sequence[Rejection]) -> dict[TopicPartition, Outcome]:
+    """Which records of each partition are bad."""
+    is_bad = np.zeros(len(part.records.messages), bool)
+    errors = {rejection.index: rejection.error for rejection in rejections}
+    is_bad[list(errors)] = True
+    outcomes = {}
+    for number in np.unique(part.records.partitions).tolist():
+        mine = part.records.partitions == number
+        bad = np.flatnonzero(mine & is_bad)
+        outcomes[part.contract.topic, number] = Outcome(is_bad[mine], errors[int(bad[-1])] if len(bad) else "")
+    return outcomes
 
 
 class _Counts:
@@ -125,17 +149,27 @@ class _Counts:
 
 def _prepare(topic: Topic, records: Records) -> Prepared:
     decoded = topic.decoder.decode([message.value() for message in records.messages])
-    coordinates = pa.record_batch(
-        [pa.array(records.partitions), pa.array(records.offsets), _timestamps(records.messages)],
-        schema=pa.schema(_COORDINATES),
-    )
-    if len(decoded.indices) < coordinates.num_rows:
-        coordinates = coordinates.take(decoded.indices)
-    rows = pa.record_batch(
-        [*decoded.columns.columns, *coordinates.columns, decoded.schema_ids],
-        schema=pa.schema([*raw_schema(topic.contract), *_COORDINATES, _SCHEMA_ID]),
-    )
+    coordinates = [pa.array(records.partitions), pa.array(records.offsets), _timestamps(records.messages)]
+    if len(decoded.indices) < len(records.messages):
+        coordinates = [column.take(decoded.indices) for column in coordinates]
+    partitions, offsets, timestamps = coordinates
+    rows = raw_rows(topic.contract, decoded.columns, partitions, offsets, timestamps, decoded.schema_ids)
     return Prepared(topic.contract, records, rows, decoded.indices, decoded.rejections, decoded.mended_values)
+
+
+def raw_rows(
+    contract: Contract,
+    columns: pa.RecordBatch,
+    partitions: pa.Int32Array,
+    offsets: pa.Int64Array,
+    timestamps: pa.TimestampArray,
+    schema_ids: pa.Int32Array,
+) -> pa.RecordBatch:
+    """The contract's columns and where each row comes from, as the raw table has them."""
+    return pa.record_batch(
+        [*columns.columns, partitions, offsets, timestamps, schema_ids],
+        schema=pa.schema([*raw_schema(contract), *_COORDINATES, _SCHEMA_ID]),
+    )
 
 
 def _timestamps(messages: Sequence[Message]) -> pa.Array:
@@ -145,21 +179,24 @@ def _timestamps(messages: Sequence[Message]) -> pa.Array:
     return stamps.cast(pa.timestamp("us", tz="UTC"))
 
 
-def _copy_rows(connection: Connection, part: Prepared) -> list[Rejection]:
-    """COPY the rows; those that Postgres refuses are found by halving, in savepoints, and given back."""
-    if not part.rows.num_rows:
+def copy_rows(
+    connection: Connection, contract: Contract, rows: pa.RecordBatch, indices: pa.Int64Array
+) -> list[Rejection]:
+    """COPY rows in the caller's transaction; those that Postgres refuses are found by halving, in savepoints, and given
+    back with their `indices`."""
+    if not rows.num_rows:
         return []
     refused: list[Rejection] = []
-    pending = [(0, part.rows.num_rows)]
+    pending = [(0, rows.num_rows)]
     while pending:
         start, count = pending.pop()
         try:
             with connection.transaction():
-                _copy(connection, part.contract, part.rows.slice(start, count))
+                _copy(connection, contract, rows.slice(start, count))
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             if count == 1:
                 sentence = f"Postgres refused the row: {error.diag.message_primary}."
-                refused.append(Rejection(part.indices[start].as_py(), "RefusedByPostgres", sentence))
+                refused.append(Rejection(indices[start].as_py(), "RefusedByPostgres", sentence))
             else:
                 half = count // 2
                 pending += [(start + half, count - half), (start, half)]

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import httpx2
 import psycopg
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 from psycopg import Connection
 
 from ingest.sink.batch import Batch
 from ingest.sink.broker import committed, consume_into, extents_of, make_consumer, partitions_of
 from ingest.sink.landing import Landing, connect
+from ingest.sink.limits import DeadLetterLimit, stopped
 from ingest.sink.load import Topic
 from ingest.sink.observer import Observer
 from ingest.sink.offsets import Advance, LogChangedError, claim
@@ -31,6 +32,7 @@ from services.settings import Settings
 _POLL_SECONDS = 0.1
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
+_LOOK_SECONDS = 2.0
 _TRANSIENT = (psycopg.OperationalError, KafkaException, SchemaRegistryError, httpx2.HTTPError, OSError)
 
 _log = structlog.get_logger("scopehouse.sink")
@@ -82,13 +84,19 @@ class _Session:
         self._batch = Batch()
         # Partitions assigned while a call to consume() was under way.
         self._fresh: set[Partition] = set()
+        # Assigned, but left alone: they have too many dead letters.
+        self._stopped: set[Partition] = set()
+        self._looked_at = time.monotonic()
 
     def run(self, stop: threading.Event) -> None:
+        limit = DeadLetterLimit(self._settings.dead_letter_share, self._settings.dead_letter_run)
         consumer = make_consumer(self._settings, **{"group.protocol": "consumer", **self._observer.consumer_settings()})
         try:
             with (
                 connect(self._settings) as connection,
-                Landing(connection, self._topics, self._pause_fenced, self._observer) as landing,
+                Landing(
+                    connection, self._topics, limit, self._pause_fenced, self._pause_stopped, self._observer
+                ) as landing,
             ):
                 self._connection: Connection = connection
                 self._consumer: Consumer = consumer
@@ -108,6 +116,7 @@ class _Session:
         closes_at = None
         while not stop.is_set() and not self._batch.is_full(self._settings.batch_rows, self._settings.batch_bytes):
             self._consume()
+            self._take_up_resumed()
             if closes_at is None and (self._batch.rows or self._landing.is_busy):
                 closes_at = time.monotonic() + self._settings.batch_milliseconds / 1000
             if closes_at is not None and time.monotonic() >= closes_at:
@@ -147,7 +156,10 @@ class _Session:
         claims = claim(self._connection, extents_of(consumer, wanted))
         self._landing.claims.update(claims)
         self._fresh.update(claims)
-        consumer.incremental_assign(committed(claims))
+        idle = [TopicPartition(*each, OFFSET_END) for each in wanted if each not in claims]
+        consumer.incremental_assign(committed(claims) + idle)
+        consumer.pause(idle)
+        self._stopped.update((each.topic, each.partition) for each in idle)
         self._observer.assigned(claims)
         _log.info("assigned", partitions=_names(wanted))
 
@@ -159,6 +171,7 @@ class _Session:
         for each in gone:
             self._landing.claims.pop(each, None)
         self._fresh -= gone
+        self._stopped -= gone
         consumer.incremental_unassign(partitions)
         self._observer.revoked(gone)
         _log.info("revoked", partitions=_names(gone))
@@ -167,6 +180,27 @@ class _Session:
         self._consumer.pause([TopicPartition(topic, partition) for topic, partition in partitions])
         self._observer.fenced(partitions)
         _log.error("fenced: another sink took these partitions over", partitions=_names(partitions))
+
+    def _pause_stopped(self, reasons: Mapping[Partition, str]) -> None:
+        self._consumer.pause([TopicPartition(topic, partition) for topic, partition in reasons])
+        self._stopped.update(reasons)
+        for partition, reason in reasons.items():
+            self._observer.stopped([partition], reason)
+            _log.error("stopped, the others go on", partitions=_names([partition]), reason=reason)
+
+    def _take_up_resumed(self) -> None:
+        """Look now and then which stopped partitions `scopehouse ingest resume` has let go."""
+        if not self._stopped or time.monotonic() < self._looked_at + _LOOK_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        self._report(self._landing.finish())
+        resumed = self._stopped - stopped(self._connection, list(self._topics)).keys()
+        if resumed:
+            partitions = [TopicPartition(topic, partition) for topic, partition in resumed]
+            self._stopped -= resumed
+            self._consumer.incremental_unassign(partitions)
+            self._assigned(self._consumer, partitions)
+            self._consumer.resume(partitions)
 
 
 def _raise_unless_passing(event: Message) -> None:
