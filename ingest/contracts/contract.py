@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ _EXTRA_PROPERTIES = (
     "compatibility",
     "retention",
 )
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_AVRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IDENTIFIER_BYTES = 63
+
 _EXTRA_FIELD_PROPERTIES = ("unit", "personal", "time")
 
 # Avro primitive or logical type -> Postgres type, Arrow type. What is not here is no column of ours.
@@ -98,12 +103,21 @@ class Contract:
     @property
     def table(self) -> str:
         """The raw table's name, without the schema: the topic in snake_case."""
-        return re.sub(r"[^0-9a-z]+", "_", self.topic.lower())
+        return identifier(re.sub(r"[^0-9a-z]+", "_", self.topic.lower()))
 
     @property
     def subject(self) -> str:
         """The registry's subject."""
         return f"{self.topic}-value"
+
+
+def identifier(name: str) -> str:
+    """A name that Postgres takes whole: one over 63 bytes is cut and ends with a hash of the whole."""
+    raw = name.encode()
+    if len(raw) <= _IDENTIFIER_BYTES:
+        return name
+    digest = hashlib.sha256(raw).hexdigest()[:12]
+    return f"{raw[: _IDENTIFIER_BYTES - 13].decode(errors='ignore')}_{digest}"
 
 
 def read_contract(path: Path) -> Contract:
@@ -121,6 +135,8 @@ def read_contract(path: Path) -> Contract:
             raise ContractError(f'{path.name} has no "{name}": add it beside the schema\'s name.')
     if document["topic"] != path.stem:
         raise ContractError(f'{path.name} is the contract of topic "{document["topic"]}": name the file after it.')
+    if not _TOPIC.fullmatch(document["topic"]) or document["topic"] in (".", ".."):
+        raise ContractError(f"{path.name}: Kafka takes no topic of that name: use letters, digits, '.', '_' and '-'.")
     contract = Contract(
         topic=document["topic"],
         domain=document["domain"],
@@ -136,6 +152,7 @@ def read_contract(path: Path) -> Contract:
     )
     if contract.encoding not in ("avro", "json"):
         raise ContractError(f'{path.name}: encoding "{contract.encoding}" is not known: use "avro" or "json".')
+    _check_names(path.name, contract)
     if contract.key not in {field.name for field in contract.fields}:
         raise ContractError(f'{path.name}: the key "{contract.key}" is no field of it.')
     return contract
@@ -147,13 +164,17 @@ def load_contracts(folder: Path | None = None) -> dict[str, Contract]:
     Raises:
         ContractError: a file is no contract, or two topics would share a raw table.
     """
-    contracts = [read_contract(path) for path in sorted((folder or CONTRACTS_FOLDER).glob("*.avsc"))]
+    contracts = [read_contract(path) for path in sorted((folder or CONTRACTS_FOLDER).glob("*.avsc"), key=_stem)]
     tables: dict[str, str] = {}
     for contract in contracts:
         if other := tables.get(contract.table):
             raise ContractError(f"Topics {other} and {contract.topic} would share raw.{contract.table}: rename one.")
         tables[contract.table] = contract.topic
     return {contract.topic: contract for contract in contracts}
+
+
+def _stem(path: Path) -> str:
+    return path.stem
 
 
 def _read_field(file: str, field: dict[str, Any]) -> Field:
@@ -181,6 +202,21 @@ def _read_field(file: str, field: dict[str, Any]) -> Field:
         kind=kind,
         unix_seconds=unix_seconds,
     )
+
+
+def _check_names(file: str, contract: Contract) -> None:
+    """Refuse fields that can't be columns under their own names, or that a decoder can't find."""
+    names = [field.name for field in contract.fields]
+    for name in names:
+        where = f"{file}, field {name!r}"
+        if names.count(name) > 1:
+            raise ContractError(f"{where} is there twice: rename one.")
+        if not 1 <= len(name.encode(errors="surrogatepass")) <= _IDENTIFIER_BYTES:
+            raise ContractError(f"{where}: a column's name has 1 to {_IDENTIFIER_BYTES} bytes: use another.")
+        if contract.encoding == "avro" and not _AVRO_NAME.fullmatch(name):
+            raise ContractError(f"{where}: Avro's names have letters, digits and underscores: use another.")
+        if any(each in '"\\' or each < " " or "\ud800" <= each <= "\udfff" for each in name):
+            raise ContractError(f"{where}: the name has a quotation mark, backslash or control character: use another.")
 
 
 def _strip_null(where: str, avro_type: Any) -> tuple[Any, bool]:

@@ -13,7 +13,9 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from ingest.clients import make_admin, make_registry
+from ingest.contracts.compatibility import breaking_changes, shape_of_schema
 from ingest.contracts.contract import Contract, Field
+from ingest.contracts.released import break_sentence
 from services.errors import MendableError
 from services.settings import Settings
 
@@ -29,8 +31,31 @@ _JSON_TYPES = {
 }
 
 
+# What our topics take, compressed or not; Kafka's own default is a megabyte.
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+
 class IncompatibleSchemaError(MendableError):
-    """The registry refuses the contract's schema; nothing was registered."""
+    """A contract breaks what is registered; nothing was registered."""
+
+
+def check_subjects(settings: Settings, contracts: Iterable[Contract]) -> None:
+    """Compare each contract with the latest schema that is registered for it. Changes nothing.
+
+    The registry's own rule lets a field go, and its answer names no field.
+
+    Raises:
+        IncompatibleSchemaError: a field is gone, renamed, of another type, or new and not optional.
+        MendableError: the registry can't be reached.
+    """
+    registry = make_registry(settings)
+    for contract in contracts:
+        latest = _latest(registry, contract)
+        if latest is None:
+            continue
+        wanted = shape_of_schema(registered_schema(contract))
+        if clauses := breaking_changes(shape_of_schema(latest), wanted, may_widen_columns=True):
+            raise IncompatibleSchemaError(break_sentence(contract, f"is registered as {contract.subject}", clauses))
 
 
 def apply_topics(settings: Settings, contracts: Iterable[Contract]) -> None:
@@ -59,7 +84,8 @@ def _create_topics(settings: Settings, contracts: list[Contract]) -> None:
     try:
         existing = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
         missing = [contract for contract in contracts if contract.topic not in existing]
-        new_topics = [NewTopic(contract.topic, num_partitions=contract.partitions) for contract in missing]
+        config = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
+        new_topics = [NewTopic(each.topic, num_partitions=each.partitions, config=config) for each in missing]
         if new_topics:
             for future in admin.create_topics(new_topics, operation_timeout=TIMEOUT_SECONDS).values():
                 future.result(TIMEOUT_SECONDS)
@@ -68,6 +94,20 @@ def _create_topics(settings: Settings, contracts: list[Contract]) -> None:
             f"Kafka at {settings.bootstrap_servers} did not make the topics ({error.args[0].str()}): "
             "check that it runs and that you may create topics."
         ) from error
+
+
+def _latest(registry: SchemaRegistryClient, contract: Contract) -> Schema | None:
+    """The newest schema of the contract's subject; None where there is none."""
+    try:
+        return registry.get_latest_version(contract.subject).schema
+    except SchemaRegistryError as error:
+        if error.http_status_code == 404:
+            return None
+        raise MendableError(
+            f"The schema registry did not answer for {contract.subject} ({error.error_message}): check its log."
+        ) from error
+    except httpx2.HTTPError as error:
+        raise MendableError(f"The schema registry can't be reached ({error}): is it running?") from error
 
 
 def _register(registry: SchemaRegistryClient, contract: Contract) -> None:

@@ -8,7 +8,7 @@ import psycopg
 
 from ingest.contracts.contract import load_contracts
 from ingest.contracts.raw_tables import apply_raw_table
-from ingest.contracts.topics import apply_topics
+from ingest.contracts.topics import apply_topics, check_subjects
 from services.errors import MendableError
 from services.settings import Settings
 
@@ -20,20 +20,27 @@ _ADVISORY_LOCK = 7_204_315_001
 def migrate(settings: Settings) -> None:
     """Make schemas, tables, columns, grants, topics and registry subjects that are missing.
 
-    The database is one transaction: all of it or nothing. Nothing is ever dropped or re-typed.
+    A contract that breaks what is registered is refused before anything is changed. Nothing is ever dropped or
+    re-typed. The database is two transactions, each all of it or nothing: first what ingestion owns, then the raw
+    tables. A running sink locks raw before its offsets, so that one transaction for both would end in a deadlock.
 
     Raises:
         MendableError: a server can't be reached, or what is there can't hold a contract.
     """
     contracts = load_contracts(settings.contracts_dir).values()
+    check_subjects(settings, contracts)
     try:
-        with psycopg.connect(settings.url_of("migrate"), application_name="scopehouse migrate") as connection:
-            connection.execute("set local client_min_messages = warning")
-            connection.execute("select pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
-            connection.execute((_FOLDER / "schema.sql").read_bytes())
-            for contract in contracts:
-                apply_raw_table(connection, contract)
-            connection.execute((_FOLDER / "grants.sql").read_bytes())
+        with psycopg.connect(
+            settings.url_of("migrate"), application_name="scopehouse migrate", autocommit=True
+        ) as connection:
+            connection.execute("set client_min_messages = warning")
+            connection.execute("select pg_advisory_lock(%s)", [_ADVISORY_LOCK])
+            with connection.transaction():
+                connection.execute((_FOLDER / "schema.sql").read_bytes())
+            with connection.transaction():
+                for contract in contracts:
+                    apply_raw_table(connection, contract)
+                connection.execute((_FOLDER / "grants.sql").read_bytes())
     except psycopg.OperationalError as error:
         raise MendableError(f"Postgres can't be reached ({str(error).strip()}): is it running?") from error
     apply_topics(settings, contracts)

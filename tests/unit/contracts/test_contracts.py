@@ -1,5 +1,6 @@
 """The contracts, what they refuse, and what is made from them."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -80,13 +81,20 @@ def test_what_is_registered_holds_no_property_of_ours() -> None:
     assert fastavro.parse_schema(schema)
 
 
-def test_hostile_names_are_quoted_in_ddl(tmp_path: Path) -> None:
-    document = json.loads((CONTRACTS_FOLDER / "emissions-topic.avsc").read_text())
-    document["fields"] = [field(name='x"; drop table raw.y; --')]
-    document["key"] = document["fields"][0]["name"]
-    path = tmp_path / "emissions-topic.avsc"
-    path.write_text(json.dumps(document))
-    assert '"x""; drop table raw.y; --" text not null' in create_table(read_contract(path)).as_string(None)
+def test_hostile_names_are_quoted_in_ddl() -> None:
+    contract = load_contracts()["emissions-topic"]
+    hostile = dataclasses.replace(contract.fields[0], name='x"; drop table raw.y; --')
+    ddl = create_table(dataclasses.replace(contract, fields=(hostile,))).as_string(None)
+    assert '"x""; drop table raw.y; --" text not null' in ddl
+
+
+def test_a_long_topic_has_a_table_of_its_own(tmp_path: Path) -> None:
+    topics = ["long." * 40 + end for end in "ab"]
+    for topic in topics:
+        (tmp_path / f"{topic}.avsc").write_text(write(tmp_path).read_text().replace("emissions-topic", topic))
+    tables = [contract.table for contract in load_contracts(tmp_path).values() if contract.topic in topics]
+    assert len(set(tables)) == 2
+    assert all(len(table) <= 63 for table in tables)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +108,10 @@ def test_hostile_names_are_quoted_in_ddl(tmp_path: Path) -> None:
         ({"fields": [field(), field(name="_kafka_offset")]}, "kept for the sink's own columns"),
         ({"fields": [field(type=["string", "int"])]}, "a union must be null and one other type"),
         ({"fields": [field(time="unix_seconds")]}, "needs an int or a long"),
+        ({"fields": [field(), field()]}, "is there twice"),
+        ({"fields": [field(), field(name="é" * 32)]}, "1 to 63 bytes"),
+        ({"fields": [field(), field(name='a"b')]}, "quotation mark"),
+        ({"fields": [field(), field(name="a b")], "encoding": "avro"}, "Avro's names"),
         ({"fields": [field(), field(name="m", type={"type": "map", "values": "int"})]}, "can't be a raw column"),
         ({"fields": [field(), field(name="m", type={"type": "array", "items": "bytes"})]}, "inside a jsonb column"),
     ],
