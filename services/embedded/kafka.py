@@ -59,7 +59,7 @@ class Kafka(Server):
         new.mkdir(parents=True)
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         properties = self._write_properties(new)
-        format_it = ("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
+        format_it = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties))
         if self._java("-Xmx128m", "-XX:TieredStopAtLevel=1", *format_it).run(self.log) != 0:
             raise ServerError(f"The folder for kafka can't be made: see {self.log}.")
         new.rename(data)
