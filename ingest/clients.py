@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.schema_registry import SchemaRegistryClient
 
@@ -33,6 +33,22 @@ class ClientSettingsError(MendableError):
     """A client can't be made of what the properties file says; the sentence names the file, and no value of it."""
 
 
+class Admin(AdminClient):  # type: ignore[misc]
+    """A client for topics that can tell why a request got no answer; the request itself knows but that it timed out."""
+
+    def __init__(self, configuration: dict[str, Any]) -> None:
+        self._said: list[KafkaError] = []
+        super().__init__({**configuration, "error_cb": self._said.append, "log_level": 0})
+
+    def words(self, error: BaseException) -> str:
+        """What went wrong with a request, in words."""
+        self.poll(0)
+        code = error.args[0].code() if isinstance(error, KafkaException) else KafkaError._TIMED_OUT
+        if code in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN) and self._said:
+            return str(self._said[0].str())
+        return str(error.args[0].str()) if isinstance(error, KafkaException) else "no answer"
+
+
 def make_consumer(settings: Settings, **own: Any) -> Consumer:
     """A consumer; `own` wins over the properties file. Connects to nothing yet. Raises ClientSettingsError."""
     return _make(Consumer, settings, own)
@@ -43,9 +59,10 @@ def make_producer(settings: Settings, **own: Any) -> Producer:
     return _make(Producer, settings, own)
 
 
-def make_admin(settings: Settings, **own: Any) -> AdminClient:
+def make_admin(settings: Settings, **own: Any) -> Admin:
     """A client for topics; `own` wins over the properties file. Connects to nothing yet. Raises ClientSettingsError."""
-    return _make(AdminClient, settings, own)
+    admin: Admin = _make(Admin, settings, own)
+    return admin
 
 
 def make_registry(settings: Settings, **own: Any) -> SchemaRegistryClient:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from scopehouse.commands import demo, ingest, produce, servers
+from scopehouse.logs import configure_logs
 from services.errors import MendableError
 
 app = typer.Typer(
@@ -29,7 +29,7 @@ ingest.mount(app)
 
 def main() -> None:
     """Run the command; 0 done, 1 an error the user can mend, 2 a wrong call, 130 interrupted."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    configure_logs()
     try:
         app()
     except MendableError as error:

@@ -91,7 +91,7 @@ def _create_topics(settings: Settings, contracts: list[Contract]) -> None:
                 future.result(TIMEOUT_SECONDS)
     except KafkaException as error:
         raise MendableError(
-            f"Kafka at {settings.bootstrap_servers} did not make the topics ({error.args[0].str()}): "
+            f"Kafka at {settings.bootstrap_servers} did not make the topics ({admin.words(error)}): "
             "check that it runs and that you may create topics."
         ) from error
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from types import FrameType
 from typing import Annotated
 
+import structlog
 import typer
 
 from scopehouse.progress import progress_bars
@@ -60,10 +61,15 @@ def drain(topics: Topics = None, as_json: Json = False) -> None:
 def run(topics: Topics = None) -> None:
     """Land records for ever, as a member of the consumer group; Ctrl-C or SIGTERM ends it cleanly.
 
+    `scopehouse status` shows how it does; SCOPEHOUSE_METRICS_PORT makes it serve Prometheus metrics.
+
     Examples: scopehouse ingest run    scopehouse ingest run tracking_events
     """
     from ingest.sink.broker import spare_the_collector
+    from ingest.sink.reporter import Reporter
     from ingest.sink.run import run as run_sink
+    from ingest.sink.sentences import sentence, where
+    from services.errors import MendableError
 
     spare_the_collector()
     stop = threading.Event()
@@ -73,4 +79,17 @@ def run(topics: Topics = None) -> None:
 
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
-    run_sink(settings(), stop, topics or None)
+    try:
+        with Reporter(settings()) as reporter:
+            run_sink(settings(), stop, topics or None, observer=reporter)
+    except MendableError:
+        raise
+    except Exception as error:
+        # Not a traceback as Python prints it: an error's text may quote a record.
+        structlog.get_logger("scopehouse.sink").critical(
+            "ended by an error that nobody expected",
+            error=sentence(error),
+            kind=type(error).__name__,
+            at_lines=where(error),
+        )
+        raise typer.Exit(1) from None

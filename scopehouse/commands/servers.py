@@ -12,19 +12,22 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from services.settings import PROJECT_ROOT, postgres_environment, read_settings, settings
 
 if TYPE_CHECKING:
+    from scopehouse.sink_status import Status
     from services.embedded.progress import Report
 
 COLOURS = {"running": "green", "stopped": "dim", "died": "bold red"}
+PARTITION_COLOURS = {"landing": "green", "idle": "green", "no sink": "dim", "died": "bold red", "stopped": "bold red"}
 
 
 def mount(app: typer.Typer) -> None:
@@ -64,16 +67,18 @@ def down() -> None:
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Show which of the embedded servers run.
+    """Show which of the embedded servers run, and how the sink does: what has landed, what is left, what is wrong.
 
     Example: scopehouse status --json | jq '.servers[] | select(.state != "running")'
     """
+    from scopehouse.sink_status import sink_status
     from services.embedded import stack
 
     servers = stack.status(settings())
+    sink = sink_status(settings())
     if as_json:
         rows = [{**asdict(server), "since": _utc(server.since), "log": str(server.log)} for server in servers]
-        typer.echo(json.dumps({"servers": rows}))
+        typer.echo(json.dumps({"servers": rows, **_with_utc(asdict(sink))}))
         return
     table = Table("server", "state", "pid", "port", "since", "version", "log", box=None, pad_edge=False)
     for server in servers:
@@ -86,7 +91,45 @@ def status(
             server.version,
             min(str(server.log), os.path.relpath(server.log), key=len),
         )
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console.print(table)
+    _print_sink(console, sink)
+
+
+def _print_sink(console: Console, status: Status) -> None:
+    """The sinks, the partitions, and what could not be learnt."""
+    if status.sinks:
+        table = Table("sink", "state", "group", "since", "last error", box=None, pad_edge=False)
+        for sink in status.sinks:
+            state = f"waiting for {sink.waiting_for}" if sink.state == "waiting" else sink.state
+            error = f"{sink.last_error} ({_utc(sink.last_error_at)})" if sink.last_error else ""
+            colour = COLOURS.get(sink.state, "yellow")
+            table.add_row(
+                f"pid {sink.pid}", f"[{colour}]{state}[/]", escape(sink.group), _utc(sink.started_at), escape(error)
+            )
+        console.print()
+        console.print(table)
+    if status.partitions:
+        headings = ("topic", "partition", "state", "next offset", "end", "lag", "dead letters", "rows/s", "landed")
+        table = Table(*headings, box=None, pad_edge=False)
+        for column in table.columns[3:8]:
+            column.justify = "right"
+        for each in status.partitions:
+            counts = (each.next_offset, each.end, each.lag, each.dead_letters)
+            table.add_row(
+                escape(each.topic),
+                str(each.partition),
+                f"[{PARTITION_COLOURS.get(each.state, 'yellow')}]{each.state}[/]",
+                *("?" if count is None else f"{count:,}" for count in counts),
+                f"{each.rows_per_s:,.0f}",
+                _utc(each.landed_at) or "",
+            )
+        console.print()
+        console.print(table)
+    for why in dict.fromkeys(f"{each.topic}[{each.partition}]: {each.why}" for each in status.partitions if each.why):
+        console.print(f"[yellow]{escape(why)}[/]")
+    for problem in status.problems:
+        console.print(f"[yellow]{escape(problem)}[/]")
 
 
 def env() -> None:
@@ -173,6 +216,15 @@ def shown_progress() -> Iterator[Report]:
                 live.update(tasks[task], description=doing, completed=fraction or 0, total=total)  # type: ignore[arg-type]
 
         yield draw
+
+
+def _with_utc(tree: Any) -> Any:
+    """The same with every time, a number under a name that ends in `_at`, written out."""
+    if isinstance(tree, list):
+        return [_with_utc(item) for item in tree]
+    if isinstance(tree, dict):
+        return {name: _utc(value) if name.endswith("_at") else _with_utc(value) for name, value in tree.items()}
+    return tree
 
 
 def _utc(since: float | None) -> str | None:

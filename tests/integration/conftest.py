@@ -25,11 +25,16 @@ CONNECTIONS = (
 
 def embedded_environment(state_dir: Path) -> dict[str, str]:
     """The variables for servers of one's own in `state_dir`, on ports that are free now."""
+    names = [f"SCOPEHOUSE_{name}_PORT" for name in PORTS]
+    ports = map(str, free_ports(len(names)))
+    return {"SCOPEHOUSE_STATE_DIR": str(state_dir), **dict(zip(names, ports, strict=True))}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine on which nobody listens now."""
     # Below the range that outgoing connections are given theirs from: one of those could take ours meanwhile.
     candidates = random.sample(range(10_000, 32_000), 100)
-    names = [f"SCOPEHOUSE_{name}_PORT" for name in PORTS]
-    ports = [str(port) for port in candidates if _is_free(port)][: len(names)]
-    return {"SCOPEHOUSE_STATE_DIR": str(state_dir), **dict(zip(names, ports, strict=True))}
+    return [port for port in candidates if _is_free(port)][:count]
 
 
 def _is_free(port: int) -> bool:
