@@ -73,11 +73,28 @@ class Settings(BaseSettings):
     owid_co2_source: str | None = Field(
         None, alias="SCOPEHOUSE_OWID_CO2_SOURCE", description="path or URL of OWID's CO2 CSV"
     )
+    climatiq_api_key: SecretStr | None = Field(None, alias="CLIMATIQ_API_KEY", description="none: nothing is asked")
+    climatiq_url: str = Field("https://api.climatiq.io", alias="SCOPEHOUSE_CLIMATIQ_URL")
+    climatiq_activity_id: str = Field(
+        "passenger_vehicle-vehicle_type_motorcycle_bicycle_parts-fuel_source_na-engine_size_na-vehicle_age_na"
+        "-vehicle_weight_na",
+        alias="SCOPEHOUSE_CLIMATIQ_ACTIVITY_ID",
+        description="what a bike is bought as",
+    )
+    climatiq_data_version: str = Field(
+        "29", alias="SCOPEHOUSE_CLIMATIQ_DATA_VERSION", pattern=r"^\^?\d+(\.\d+)?$", description="^29 moves, 29 stays"
+    )
+    climatiq_monthly_calls: int = Field(
+        250, alias="SCOPEHOUSE_CLIMATIQ_MONTHLY_CALLS", ge=0, description="a calendar month in UTC"
+    )
 
     # The sink: a batch closes by whichever comes first.
     consumer_group: str = Field("scopehouse", alias="SCOPEHOUSE_CONSUMER_GROUP")
-    batch_rows: int = Field(50_000, alias="SCOPEHOUSE_BATCH_ROWS", ge=1)
-    batch_bytes: int = Field(32 * 1024 * 1024, alias="SCOPEHOUSE_BATCH_BYTES", ge=1)
+    group_protocol: Literal["consumer", "classic"] = Field(
+        "consumer", alias="SCOPEHOUSE_GROUP_PROTOCOL", description="classic: for brokers before Kafka 4.0"
+    )
+    batch_rows: int = Field(25_000, alias="SCOPEHOUSE_BATCH_ROWS", ge=1)
+    batch_bytes: int = Field(16 * 1024 * 1024, alias="SCOPEHOUSE_BATCH_BYTES", ge=1)
     batch_milliseconds: int = Field(500, alias="SCOPEHOUSE_BATCH_MILLISECONDS", ge=1)
 
     # Dead letters: past a share of the latest records, or so many in a row, a partition stops.

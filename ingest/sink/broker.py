@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 
 from ingest import clients
 from ingest.sink.batch import Batch
@@ -18,6 +18,10 @@ from services.settings import Settings
 TIMEOUT_SECONDS = 15.0
 # More in one call is no faster; fewer cost a call each.
 _RECORDS_A_CALL = 2_000
+
+
+class BrokerError(MendableError):
+    """The broker can't be reached; it may come back."""
 
 
 def spare_the_collector() -> None:
@@ -39,17 +43,32 @@ def make_consumer(settings: Settings, **more: Any) -> Consumer:
             "isolation.level": "read_committed",
             # With its default of a second, the client falls asleep whenever its queue is full: six times slower.
             "fetch.queue.backoff.ms": 10,
-            "queued.max.messages.kbytes": 65_536,
+            # What waits in the client is memory: enough for the next batch.
+            "queued.min.messages": 20_000,
+            "queued.max.messages.kbytes": 16_384,
             **more,
         },
     )
+
+
+def membership(settings: Settings) -> dict[str, Any]:
+    """The consumer's settings for being a member of the group. Both protocols move partitions one by one."""
+    if settings.group_protocol == "consumer":
+        # How long a silent member keeps its partitions is the broker's setting.
+        return {"group.protocol": "consumer"}
+    return {
+        "group.protocol": "classic",
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": 10_000,
+    }
 
 
 def partitions_of(settings: Settings, topics: Iterable[str]) -> dict[Partition, str]:
     """Every partition of the topics, with its topic's id.
 
     Raises:
-        MendableError: the broker can't be reached, or lacks a topic.
+        BrokerError: the broker can't be reached.
+        MendableError: it lacks a topic.
     """
     wanted = list(topics)
     admin = clients.make_admin(settings)
@@ -58,9 +77,12 @@ def partitions_of(settings: Settings, topics: Iterable[str]) -> dict[Partition, 
         try:
             description = future.result(TIMEOUT_SECONDS)
         except (KafkaException, TimeoutError) as error:
-            raise MendableError(
-                f"Topic {name} can't be read at {settings.bootstrap_servers} ({_words(error)}): "
-                "is Kafka running, and did `scopehouse migrate` make the topic?"
+            if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise MendableError(
+                    f"Kafka at {settings.bootstrap_servers} has no topic {name}: run `scopehouse migrate`."
+                ) from error
+            raise BrokerError(
+                f"Topic {name} can't be read at {settings.bootstrap_servers} ({admin.words(error)}): is Kafka running?"
             ) from error
         for partition in description.partitions:
             found[name, partition.id] = str(description.topic_id)
@@ -82,7 +104,8 @@ def extents_of(consumer: Consumer, topic_ids: Mapping[Partition, str]) -> dict[P
 
 def consume_into(batch: Batch, consumer: Consumer, claims: Mapping[Partition, Claim], timeout: float) -> list[Message]:
     """Take what arrives within `timeout` seconds into the batch; returns the events that are no records (errors)."""
-    messages = consumer.consume(_RECORDS_A_CALL, timeout)
+    # Only what the client holds already, whose size is limited: by waiting for more, a call could gather gigabytes.
+    messages = consumer.consume(_RECORDS_A_CALL, 0) or consumer.consume(1, timeout)
     events = [message for message in messages if message.error() is not None]
     if events:
         messages = [message for message in messages if message.error() is None]
@@ -93,7 +116,3 @@ def consume_into(batch: Batch, consumer: Consumer, claims: Mapping[Partition, Cl
 def committed(claims: Mapping[Partition, Claim]) -> list[TopicPartition]:
     """Owned partitions with the offsets that raw holds, as Kafka's client wants them."""
     return [TopicPartition(topic, partition, claim.next_offset) for (topic, partition), claim in claims.items()]
-
-
-def _words(error: Exception) -> str:
-    return error.args[0].str() if isinstance(error, KafkaException) else "no answer"

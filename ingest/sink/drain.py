@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import httpx2
-import psycopg
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka.schema_registry.error import SchemaRegistryError
+from psycopg import Connection
 
 from ingest.progress import Progress, no_progress
 from ingest.sink.batch import Batch
 from ingest.sink.broker import committed, consume_into, extents_of, make_consumer, partitions_of
-from ingest.sink.landing import Landing, connect
+from ingest.sink.landing import BROKEN, Landing, connect
 from ingest.sink.limits import DeadLetterLimit, StoppedError, stopped
-from ingest.sink.offsets import Advance, LogChangedError, TopicPartition, claim, unread
+from ingest.sink.offsets import (
+    Advance,
+    Extent,
+    LogChangedError,
+    TopicPartition,
+    claim,
+    marks,
+    owned_elsewhere,
+    release,
+    unread,
+)
 from ingest.sink.topics import loaded_topics
 from services.errors import MendableError
 from services.settings import Settings
@@ -25,6 +36,9 @@ from services.settings import Settings
 _POLL_SECONDS = 0.1
 # A broker that says nothing for so long, while records are still owed, is gone.
 _SILENCE_SECONDS = 60.0
+
+# So long a drain waits for an owner that moves nothing, which may be frozen.
+_OWNER_SECONDS = 30.0
 
 _log = structlog.get_logger("scopehouse.sink")
 
@@ -50,11 +64,12 @@ class Drained:
 def drain(
     settings: Settings, topics: Iterable[str] | None = None, progress: Progress = no_progress
 ) -> dict[str, Drained]:
-    """Land every record that the topics (all by default) hold at the time of the call.
+    """See to it that every record that the topics (all by default) hold at the time of the call has landed.
+
+    What a running sink owns is left to it, and waited for.
 
     Raises:
-        MendableError: a server can't be reached, a topic is not the log that raw was filled from, or another sink
-            took a partition over.
+        MendableError: a server can't be reached, or a topic is not the log that raw was filled from.
         StoppedError: partitions stand still because of their dead letters; the others were drained.
     """
     loaded = loaded_topics(settings, topics)
@@ -63,16 +78,24 @@ def drain(
     consumer = make_consumer(settings, **{"enable.partition.eof": True})
     try:
         with connect(settings) as connection:
-            extents = unread(connection, extents_of(consumer, partitions))
+            known = marks(connection)
+            left = unread(known, extents_of(consumer, partitions))
             limit = DeadLetterLimit(settings.dead_letter_share, settings.dead_letter_run)
-            with Landing(connection, loaded, limit, _refuse_fence, _log_stop) as landing:
-                landing.claims = claim(connection, extents)
-                ends = {partition: extent.high for partition, extent in extents.items()}
-                for move in _drain_to(ends, consumer, landing, settings, progress):
-                    results[move.topic].add(move)
+            owners = _Owners()
+            while left := _still_unread(connection, left):
+                mine = left.keys() - owners.at_work(connection, left)
+                if not mine:
+                    time.sleep(_POLL_SECONDS)
+                    continue
+                with Landing(connection, loaded, limit, _log_fence, _log_stop) as landing:
+                    landing.claims = claim(connection, {each: left[each] for each in mine})
+                    ends = {each: left[each].high for each in mine}
+                    for move in _drain_to(ends, consumer, landing, settings, progress):
+                        results[move.topic].add(move)
+                    release(connection, landing.claims)
             if stops := stopped(connection, list(loaded)):
                 raise StoppedError(" ".join(stops.values()))
-    except psycopg.OperationalError as error:
+    except BROKEN as error:
         raise MendableError(
             f"Postgres broke off ({str(error).strip()}): nothing is half done, run the drain again."
         ) from error
@@ -83,6 +106,38 @@ def drain(
     finally:
         consumer.close()
     return results
+
+
+class _Owners:
+    """Who else is at work. A drain leaves partitions to their owners and waits, unless these stand still."""
+
+    def __init__(self) -> None:
+        self._seen: dict[TopicPartition, tuple[int, float]] = {}
+
+    def at_work(self, connection: Connection, left: Iterable[TopicPartition]) -> set[TopicPartition]:
+        """Those that another sink owns and has moved within the last seconds, as far as we have watched."""
+        now = time.monotonic()
+        offsets = {each: mark.next_offset for each, mark in marks(connection).items()}
+        busy = set()
+        for partition in owned_elsewhere(connection, left):
+            offset, since = self._seen.get(partition, (-1, now))
+            if offset != offsets.get(partition, -1):
+                offset, since = offsets.get(partition, -1), now
+            self._seen[partition] = (offset, since)
+            if now - since < _OWNER_SECONDS:
+                busy.add(partition)
+        return busy
+
+
+def _still_unread(connection: Connection, left: Mapping[TopicPartition, Extent]) -> dict[TopicPartition, Extent]:
+    """Those whose end raw has not reached, and that are not stopped."""
+    known = marks(connection)
+    standing = stopped(connection, [topic for topic, _ in left])
+    return {
+        each: extent
+        for each, extent in left.items()
+        if each not in standing and (each not in known or known[each].next_offset < extent.high)
+    }
 
 
 def _drain_to(
@@ -109,8 +164,10 @@ def _drain_to(
                 f"to offset {ends[topic, partition]}: look at the broker, then run the drain again."
             )
     yield from landing.finish()
-    if starts:
-        consumer.commit(offsets=committed(landing.claims), asynchronous=False)
+    if landing.claims:
+        # For lag tools alone; refused while a running sink is a member of the group.
+        with suppress(KafkaException):
+            consumer.commit(offsets=committed(landing.claims), asynchronous=False)
 
 
 def _gather(
@@ -154,9 +211,6 @@ def _log_stop(reasons: Mapping[TopicPartition, str]) -> None:
         _log.error("stopped, the others go on", topic=topic, partition=partition, reason=reason)
 
 
-def _refuse_fence(partitions: tuple[TopicPartition, ...]) -> None:
-    topic, partition = partitions[0]
-    raise MendableError(
-        f"Another sink took over topic {topic} partition {partition} while this drain ran: "
-        "nothing is lost; end the other, or leave the work to it."
-    )
+def _log_fence(partitions: tuple[TopicPartition, ...]) -> None:
+    for topic, partition in partitions:
+        _log.warning("another sink took this partition over: waiting for it", topic=topic, partition=partition)

@@ -22,6 +22,10 @@ from services.settings import Settings
 OnFenced = Callable[[tuple[TopicPartition, ...]], None]
 OnStopped = Callable[[Mapping[TopicPartition, str]], None]
 
+# What a session that broke raises. One ended by its timeouts, or on a server that became a standby, is no operational
+# error to psycopg.
+BROKEN = (psycopg.OperationalError, psycopg.InternalError, psycopg.InterfaceError)
+
 # A sink frozen between its last statement and commit holds the lock that its heir waits for: the server ends it.
 _IDLE_IN_TRANSACTION = "5s"
 # One frozen inside COPY holds no lock that anybody needs, but it holds back vacuum.
@@ -42,6 +46,8 @@ def connect(settings: Settings) -> Connection:
         keepalives_idle=10,
         keepalives_interval=5,
         keepalives_count=3,
+        # Milliseconds: what was sent and is not acknowledged breaks the session, not keepalives.
+        tcp_user_timeout=25_000,
     )
 
 

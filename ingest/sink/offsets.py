@@ -2,12 +2,16 @@
 
 A consumer claims a partition, which raises its epoch. Its transaction moves the offset as the last thing before
 commit, only from the offset and at the epoch that it knows: whoever has been overtaken moves nothing and rolls back.
+
+Besides, an owner's session holds a shared advisory lock for each partition. It guards nothing: it tells others that
+somebody is at work there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from psycopg import Connection
 
@@ -43,6 +47,14 @@ class Advance:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Raw holds every offset below `next_offset` of the topic with this id."""
+
+    topic_id: str
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Extent:
     """What the broker holds of a partition now: offsets from `low` up to but not including `high`."""
 
@@ -63,24 +75,39 @@ class LogChangedError(MendableError):
     """The topic is not the log that raw was filled from: made again, or cut."""
 
 
-def unread(connection: Connection, extents: Mapping[TopicPartition, Extent]) -> dict[TopicPartition, Extent]:
-    """The partitions that hold what raw does not, or that raw has never seen. Claims nothing.
+def marks(connection: Connection) -> dict[TopicPartition, Mark]:
+    """What raw holds of each partition. To be read before the extents that it is compared with: both grow."""
+    rows = connection.execute("select topic, partition, topic_id, next_offset from ingest.offsets where partition >= 0")
+    return {(topic, partition): Mark(topic_id, next_offset) for topic, partition, topic_id, next_offset in rows}
+
+
+def unread(
+    known: Mapping[TopicPartition, Mark], extents: Mapping[TopicPartition, Extent]
+) -> dict[TopicPartition, Extent]:
+    """The partitions that hold what raw does not, or that raw has never seen.
 
     Raises:
         LogChangedError: a topic was made again, or no longer has the offset that comes next.
     """
-    rows = connection.execute("select topic, partition, next_offset, topic_id from ingest.offsets").fetchall()
-    known = {(topic, partition): (next_offset, topic_id) for topic, partition, next_offset, topic_id in rows}
     for (topic, partition), extent in extents.items():
-        if (topic, partition) in known:
-            _check_log(topic, partition, *known[topic, partition], extent)
-    return {each: extent for each, extent in extents.items() if each not in known or known[each][0] < extent.high}
+        if mark := known.get((topic, partition)):
+            _check_log(topic, partition, mark, extent)
+            if mark.next_offset > extent.high:
+                raise LogChangedError(
+                    f"Topic {topic} partition {partition} ends at offset {extent.high}, but raw holds all below "
+                    f"{mark.next_offset}: the broker lost records that raw has; restore the broker, or give the topic "
+                    "a new name."
+                )
+    return {
+        each: extent for each, extent in extents.items() if each not in known or known[each].next_offset < extent.high
+    }
 
 
 def claim(connection: Connection, extents: Mapping[TopicPartition, Extent]) -> dict[TopicPartition, Claim]:
     """Claim partitions: raise their epochs and learn where to go on, in one transaction.
 
-    A partition never seen before starts at its beginning.
+    A partition never seen before starts at its beginning; one that was stopped (`limits`) is not claimed. What is
+    claimed is shown as owned until `release`, or until the connection ends.
 
     Raises:
         LogChangedError: a topic was made again, or no longer has the offset that comes next; nothing is claimed.
@@ -93,15 +120,47 @@ def claim(connection: Connection, extents: Mapping[TopicPartition, Extent]) -> d
                 insert into ingest.offsets as known (topic, partition, topic_id, next_offset, epoch)
                 values (%s, %s, %s, %s, 1)
                 on conflict (topic, partition) do update set epoch = known.epoch + 1, updated_at = now()
-                returning next_offset, epoch, topic_id
+                returning next_offset, epoch, topic_id, stopped_because is not null
                 """,
                 [topic, partition, extent.topic_id, extent.low],
             ).fetchone()
             assert row is not None  # noqa: S101 an upsert returns its row
-            next_offset, epoch, topic_id = row
-            _check_log(topic, partition, next_offset, topic_id, extent)
-            claims[topic, partition] = Claim(next_offset, epoch)
+            next_offset, epoch, topic_id, is_stopped = row
+            _check_log(topic, partition, Mark(topic_id, next_offset), extent)
+            if not is_stopped:
+                claims[topic, partition] = Claim(next_offset, epoch)
+    connection.execute(
+        f"select pg_advisory_lock_shared({_LOCK}) from {_ASKED}",  # noqa: S608 constants
+        _columns(claims),
+    )
     return claims
+
+
+def release(connection: Connection, partitions: Iterable[TopicPartition]) -> None:
+    """Show claimed partitions as owned no more, once for each claim."""
+    connection.execute(
+        f"select pg_advisory_unlock_shared({_LOCK}) from {_ASKED}",  # noqa: S608 constants
+        _columns(partitions),
+    )
+
+
+def owned_elsewhere(connection: Connection, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
+    """Those of the partitions that another living session owns. It may be frozen, or be fenced and not know it yet."""
+    rows = connection.execute(
+        f"""
+        select topic, partition from {_ASKED}
+        where exists (
+            select from pg_locks
+            where locktype = 'advisory'
+                and objsubid = 1
+                and database = (select oid from pg_database where datname = current_database())
+                and (classid::bigint << 32 | objid::bigint) = {_LOCK}
+                and pid <> pg_backend_pid()
+        )
+        """,  # noqa: S608 constants
+        _columns(partitions),
+    )
+    return {(topic, partition) for topic, partition in rows}
 
 
 def advance(connection: Connection, advances: Sequence[Advance]) -> None:
@@ -139,21 +198,27 @@ def advance(connection: Connection, advances: Sequence[Advance]) -> None:
         raise FencedError(fenced)
 
 
-def _check_log(topic: str, partition: int, next_offset: int, topic_id: str, extent: Extent) -> None:
+_ASKED = "unnest(%s::text[], %s::int[]) as asked (topic, partition)"
+# The number keeps these apart from others' locks.
+_LOCK = "hashtextextended(topic || ' ' || partition, 7204315002)"
+
+
+def _columns(partitions: Iterable[TopicPartition]) -> list[list[Any]]:
+    listed = list(partitions)
+    return [[topic for topic, _ in listed], [partition for _, partition in listed]]
+
+
+def _check_log(topic: str, partition: int, mark: Mark, extent: Extent) -> None:
     """Refuse a log that is not the one raw was filled from."""
-    if topic_id != extent.topic_id:
+    if mark.topic_id != extent.topic_id:
         raise LogChangedError(
-            f"Topic {topic} was deleted and made again (its id is {extent.topic_id}, raw was filled from {topic_id}): "
-            "give the new topic a new name, or move its rows in ingest.offsets and raw out of the way."
+            f"Topic {topic} was deleted and made again (its id is {extent.topic_id}, raw was filled from "
+            f"{mark.topic_id}): give the new topic a new name, or move its rows in ingest.offsets and raw out of the "
+            "way."
         )
-    if next_offset < extent.low:
+    if mark.next_offset < extent.low:
         raise LogChangedError(
-            f"Topic {topic} partition {partition} begins at offset {extent.low}, but raw ends at {next_offset}: "
-            f"{extent.low - next_offset} offsets were deleted before they were read; to go on without them set "
+            f"Topic {topic} partition {partition} begins at offset {extent.low}, but raw ends at {mark.next_offset}: "
+            f"{extent.low - mark.next_offset} offsets were deleted before they were read; to go on without them set "
             f"next_offset to {extent.low} in ingest.offsets."
-        )
-    if next_offset > extent.high:
-        raise LogChangedError(
-            f"Topic {topic} partition {partition} ends at offset {extent.high}, but raw holds all below {next_offset}: "
-            "the broker lost records that raw has; restore the broker, or give the topic a new name."
         )

@@ -1,14 +1,19 @@
 """`scopehouse ingest run`: a member of a consumer group that lands records for ever.
 
 Whatever breaks (Postgres, the broker, the registry), the session ends with nothing half done, and a new one begins
-after a pause that grows: it asks Postgres where to go on.
+after a pause that grows: it asks Postgres where to go on. A partition that another sink has taken over, or that stands
+still because of its dead letters, is paused, and taken up again once nobody owns it and nothing holds it.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 import httpx2
 import psycopg
@@ -18,22 +23,34 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 from psycopg import Connection
 
 from ingest.sink.batch import Batch
-from ingest.sink.broker import committed, consume_into, extents_of, make_consumer, partitions_of
-from ingest.sink.landing import Landing, connect
+from ingest.sink.broker import (
+    BrokerError,
+    committed,
+    consume_into,
+    extents_of,
+    make_consumer,
+    membership,
+    partitions_of,
+)
+from ingest.sink.landing import BROKEN, Landing, connect
 from ingest.sink.limits import DeadLetterLimit, stopped
 from ingest.sink.load import Topic
 from ingest.sink.observer import Observer
-from ingest.sink.offsets import Advance, LogChangedError, claim
+from ingest.sink.offsets import Advance, Claim, claim, marks, owned_elsewhere, release, unread
 from ingest.sink.offsets import TopicPartition as Partition
+from ingest.sink.sentences import sentence
 from ingest.sink.topics import loaded_topics
 from services.errors import MendableError
 from services.settings import Settings
 
 _POLL_SECONDS = 0.1
 _FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 15.0
+_LONGEST_PAUSE_SECONDS = 10.0
+# How often it is looked whether a partition that was left alone may be taken up again.
 _LOOK_SECONDS = 2.0
-_TRANSIENT = (psycopg.OperationalError, KafkaException, SchemaRegistryError, httpx2.HTTPError, OSError)
+# A stop may take 5 seconds; this is what the sink gets of it.
+_STOP_SECONDS = 4.0
+_TRANSIENT = (*BROKEN, KafkaException, BrokerError, SchemaRegistryError, httpx2.HTTPError, OSError)
 
 _log = structlog.get_logger("scopehouse.sink")
 
@@ -66,9 +83,50 @@ def run(
             if time.monotonic() - began > _LONGEST_PAUSE_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
             observer.broke(error)
-            _log.warning("session broke, will go on", error=_sentence(error), pause_seconds=pause)
+            _log.warning("session broke, will go on", error=sentence(error), pause_seconds=pause)
             stop.wait(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        except psycopg.ProgrammingError as error:
+            raise MendableError(
+                f"Postgres has not what the sink needs ({sentence(error)}): run `scopehouse migrate`."
+            ) from error
+
+
+def run_until_told(
+    settings: Settings,
+    topics: Iterable[str] | None = None,
+    observer: Observer | None = None,
+) -> None:
+    """Run in the main thread of a process of its own until SIGTERM or SIGINT, then stop within 5 seconds.
+
+    A client's call into a server that is down can't be broken off and would keep signals waiting: the sink works in
+    another thread. One that has not stopped in time is left to the end of the process: nothing can be half done.
+
+    Raises: as `run` does.
+    """
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run(settings, stop, topics, observer=observer)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    sink = threading.Thread(target=work, name="sink", daemon=True)
+    sink.start()
+    stop.wait()
+    sink.join(_STOP_SECONDS)
+    if sink.is_alive():
+        _log.warning("a server does not answer: stopped without it, nothing is half done")
+        sys.stderr.flush()
+        os._exit(0)
+    if errors:
+        raise errors[0]
 
 
 class _Session:
@@ -82,41 +140,45 @@ class _Session:
         self._on_landed = on_landed
         self._observer = observer
         self._batch = Batch()
-        # Partitions assigned while a call to consume() was under way.
+        # Partitions claimed while a call to consume() was under way, or while paused.
         self._fresh: set[Partition] = set()
-        # Assigned, but left alone: they have too many dead letters.
-        self._stopped: set[Partition] = set()
-        self._looked_at = time.monotonic()
+        # Partitions that are assigned to us and not ours: another sink's, or stopped. Paused.
+        self._left_alone: set[Partition] = set()
+        self._look_at = 0.0
+        self._is_over = False
 
     def run(self, stop: threading.Event) -> None:
         limit = DeadLetterLimit(self._settings.dead_letter_share, self._settings.dead_letter_run)
-        consumer = make_consumer(self._settings, **{"group.protocol": "consumer", **self._observer.consumer_settings()})
-        try:
-            with (
-                connect(self._settings) as connection,
-                Landing(
-                    connection, self._topics, limit, self._pause_fenced, self._pause_stopped, self._observer
-                ) as landing,
-            ):
-                self._connection: Connection = connection
-                self._consumer: Consumer = consumer
-                self._landing = landing
+        with (
+            connect(self._settings) as connection,
+            Landing(
+                connection, self._topics, limit, self._pause_fenced, self._pause_stopped, self._observer
+            ) as landing,
+        ):
+            self._connection: Connection = connection
+            self._landing = landing
+            self._consumer: Consumer = make_consumer(
+                self._settings, **membership(self._settings), **self._observer.consumer_settings()
+            )
+            try:
                 self._observer.connected()
-                consumer.subscribe(
+                self._consumer.subscribe(
                     list(self._topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
                 )
                 while not stop.is_set():
                     self._fill_batch(stop)
                     self._land_batch()
-                self._report(self._landing.finish())
-        finally:
-            consumer.close()
+                self._report(landing.finish())
+            finally:
+                # Whoever comes next learns from Postgres what landed: nothing is left to do on being revoked.
+                self._is_over = True
+                self._consumer.close()
 
     def _fill_batch(self, stop: threading.Event) -> None:
         closes_at = None
         while not stop.is_set() and not self._batch.is_full(self._settings.batch_rows, self._settings.batch_bytes):
             self._consume()
-            self._take_up_resumed()
+            self._take_up_again()
             if closes_at is None and (self._batch.rows or self._landing.is_busy):
                 closes_at = time.monotonic() + self._settings.batch_milliseconds / 1000
             if closes_at is not None and time.monotonic() >= closes_at:
@@ -134,6 +196,7 @@ class _Session:
             self._fresh.clear()
             self._consumer.incremental_unassign(committed(fresh))
             self._consumer.incremental_assign(committed(fresh))
+            self._consumer.resume(committed(fresh))
         self._batch.extend(arrived)
 
     def _land_batch(self) -> None:
@@ -142,86 +205,97 @@ class _Session:
 
     def _report(self, advances: list[Advance]) -> None:
         """Tell Kafka what landed, for lag tools alone."""
-        if advances:
-            landed = [TopicPartition(move.topic, move.partition, move.end) for move in advances]
+        if not advances:
+            return
+        landed = [TopicPartition(move.topic, move.partition, move.end) for move in advances]
+        with suppress(KafkaException):
             self._consumer.commit(offsets=landed, asynchronous=True)
-            if self._on_landed is not None:
-                self._on_landed(advances)
+        if self._on_landed is not None:
+            self._on_landed(advances)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._report(self._landing.finish())
-        topics = {partition.topic for partition in partitions}
-        ids = partitions_of(self._settings, topics) if topics else {}
-        wanted = {(each.topic, each.partition): ids[each.topic, each.partition] for each in partitions}
-        claims = claim(self._connection, extents_of(consumer, wanted))
-        self._landing.claims.update(claims)
-        self._fresh.update(claims)
-        idle = [TopicPartition(*each, OFFSET_END) for each in wanted if each not in claims]
-        consumer.incremental_assign(committed(claims) + idle)
-        consumer.pause(idle)
-        self._stopped.update((each.topic, each.partition) for each in idle)
+        wanted = {(each.topic, each.partition) for each in partitions}
+        claims = self._claim(wanted)
+        idle = wanted - claims.keys()
+        consumer.incremental_assign(committed(claims) + [TopicPartition(*each, OFFSET_END) for each in idle])
+        self._leave_alone(idle)
         self._observer.assigned(claims)
         _log.info("assigned", partitions=_names(wanted))
 
+    def _claim(self, partitions: set[Partition]) -> dict[Partition, Claim]:
+        """Claim partitions that are assigned to us, but those that are stopped. Records of them that were consumed
+        before are dropped."""
+        if not partitions:
+            return {}
+        ids = partitions_of(self._settings, {topic for topic, _ in partitions})
+        known = marks(self._connection)
+        extents = extents_of(self._consumer, {each: ids[each] for each in partitions})
+        unread(known, extents)
+        claims = claim(self._connection, extents)
+        self._batch = self._batch.without(claims)
+        self._landing.claims.update(claims)
+        self._fresh.update(claims)
+        return claims
+
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # The heir goes on where this ends.
-        self._report(self._landing.finish())
         gone = {(each.topic, each.partition) for each in partitions}
-        self._batch = self._batch.without(gone)
-        for each in gone:
-            self._landing.claims.pop(each, None)
-        self._fresh -= gone
-        self._stopped -= gone
+        if not self._is_over:
+            # The heir goes on where this ends.
+            self._report(self._landing.finish())
+            self._batch = self._batch.without(gone)
+            release(self._connection, gone & self._landing.claims.keys())
+            for each in gone:
+                self._landing.claims.pop(each, None)
+            self._fresh -= gone
+            self._left_alone -= gone
         consumer.incremental_unassign(partitions)
         self._observer.revoked(gone)
         _log.info("revoked", partitions=_names(gone))
 
     def _pause_fenced(self, partitions: tuple[Partition, ...]) -> None:
-        self._consumer.pause([TopicPartition(topic, partition) for topic, partition in partitions])
+        release(self._connection, partitions)
+        self._leave_alone(partitions)
         self._observer.fenced(partitions)
         _log.error("fenced: another sink took these partitions over", partitions=_names(partitions))
 
     def _pause_stopped(self, reasons: Mapping[Partition, str]) -> None:
-        self._consumer.pause([TopicPartition(topic, partition) for topic, partition in reasons])
-        self._stopped.update(reasons)
+        release(self._connection, reasons)
+        self._leave_alone(reasons)
         for partition, reason in reasons.items():
             self._observer.stopped([partition], reason)
             _log.error("stopped, the others go on", partitions=_names([partition]), reason=reason)
 
-    def _take_up_resumed(self) -> None:
-        """Look now and then which stopped partitions `scopehouse ingest resume` has let go."""
-        if not self._stopped or time.monotonic() < self._looked_at + _LOOK_SECONDS:
+    def _leave_alone(self, partitions: Iterable[Partition]) -> None:
+        self._left_alone.update(partitions)
+        self._consumer.pause([TopicPartition(topic, number) for topic, number in partitions])
+
+    def _take_up_again(self) -> None:
+        """Claim partitions that were left alone, once nobody owns them and nothing holds them.
+
+        Whoever fenced us shows that it lives: two sinks do not take partitions from each other for ever.
+        """
+        if not self._left_alone or time.monotonic() < self._look_at:
             return
-        self._looked_at = time.monotonic()
+        self._look_at = time.monotonic() + _LOOK_SECONDS
         self._report(self._landing.finish())
-        resumed = self._stopped - stopped(self._connection, list(self._topics)).keys()
-        if resumed:
-            partitions = [TopicPartition(topic, partition) for topic, partition in resumed]
-            self._stopped -= resumed
-            self._consumer.incremental_unassign(partitions)
-            self._assigned(self._consumer, partitions)
-            self._consumer.resume(partitions)
+        held = stopped(self._connection, list(self._topics)).keys() | owned_elsewhere(
+            self._connection, self._left_alone
+        )
+        claims = self._claim(self._left_alone - held)
+        if claims:
+            self._left_alone -= claims.keys()
+            self._observer.assigned(claims)
+            _log.info("taken up again", partitions=_names(claims))
 
 
 def _raise_unless_passing(event: Message) -> None:
     error = event.error()
-    if error.code() == KafkaError._AUTO_OFFSET_RESET:
-        raise LogChangedError(
-            f"Topic {event.topic()} partition {event.partition()} lost the offset that comes next ({error.str()}): "
-            "run `scopehouse ingest drain` to see what is gone."
-        )
-    if error.fatal():
+    # Of an offset that is gone, the next session's claim says what became of it.
+    if error.fatal() or error.code() == KafkaError._AUTO_OFFSET_RESET:
         raise KafkaException(error)
     _log.warning("the broker says", error=error.str())
 
 
 def _names(partitions: Iterable[Partition]) -> list[str]:
     return [f"{topic}[{partition}]" for topic, partition in sorted(partitions)]
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, KafkaException):
-        return str(error.args[0].str())
-    if isinstance(error, MendableError):
-        return str(error)
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,6 +10,9 @@ from ingest.clients import make_registry
 from ingest.sink.avro_decoder import UnknownSchemaError
 from services.settings import Settings
 
+# A bare 404 may come from a proxy, or from a registry that is still starting.
+_NO_SUCH_SCHEMA = 40403
+
 
 class WriterSchemas:
     """Looks schemas up by id. The client keeps those it has seen."""
@@ -27,6 +30,6 @@ class WriterSchemas:
         try:
             return cast(str, self._client.get_schema(schema_id).schema_str)
         except SchemaRegistryError as error:
-            if error.http_status_code == 404:
+            if error.error_code == _NO_SUCH_SCHEMA:
                 raise UnknownSchemaError(schema_id) from error
             raise

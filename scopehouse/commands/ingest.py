@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
 from dataclasses import asdict
-from types import FrameType
 from typing import Annotated
 
 import structlog
@@ -67,21 +64,14 @@ def run(topics: Topics = None) -> None:
     """
     from ingest.sink.broker import spare_the_collector
     from ingest.sink.reporter import Reporter
-    from ingest.sink.run import run as run_sink
+    from ingest.sink.run import run_until_told
     from ingest.sink.sentences import sentence, where
     from services.errors import MendableError
 
     spare_the_collector()
-    stop = threading.Event()
-
-    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
     try:
         with Reporter(settings()) as reporter:
-            run_sink(settings(), stop, topics or None, observer=reporter)
+            run_until_told(settings(), topics or None, reporter)
     except MendableError:
         raise
     except Exception as error:
@@ -93,3 +83,17 @@ def run(topics: Topics = None) -> None:
             at_lines=where(error),
         )
         raise typer.Exit(1) from None
+
+
+@commands.command()
+def resume(topic: Annotated[str, typer.Argument(help="A topic that stands still.")]) -> None:
+    """Let a topic go on that stopped because of too many dead letters; a running sink takes it up in seconds.
+
+    Example: scopehouse ingest resume tracking_events
+    """
+    from ingest.sink.landing import connect
+    from ingest.sink.limits import resume as resume_topic
+
+    with connect(settings()) as connection:
+        count = resume_topic(connection, topic)
+    typer.echo(f"{topic}: {count} partitions may go on" if count else f"{topic}: no partition stands still")
