@@ -141,6 +141,8 @@ class Postgres(Server):
                     connection.execute(f"create database {database} owner {owner}")
                 connection.execute(f"revoke all on database {database} from public")
                 connection.execute(f"grant connect, temporary on database {database} to {users}")
+            # Where only the superuser has business.
+            connection.execute("revoke all on database postgres, template1 from public")
 
     def stop(self) -> bool:
         """Stop it, and what a killed server has left behind."""
