@@ -172,8 +172,8 @@ def _ends(settings: Settings, partitions: set[TopicPartition]) -> dict[TopicPart
     for partition, future in admin.list_offsets(wanted, request_timeout=ANSWER_SECONDS).items():
         try:
             ends[partition.topic, partition.partition] = future.result(ANSWER_SECONDS).offset
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+        except (KafkaException, TimeoutError) as error:
+            if isinstance(error, TimeoutError) or error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise MendableError(admin.words(error)) from error
     return ends
 

@@ -28,6 +28,8 @@ _RATE_SECONDS = 10.0
 # A partition that was added to so lately is landing, even if nothing is left now.
 _BUSY_SECONDS = 3.0
 _STATISTICS_MILLISECONDS = 1_000
+# The client tries to connect ten times a second and tells of each: one kind of trouble is logged so seldom.
+_QUIET_SECONDS = 30.0
 
 _log = structlog.get_logger("scopehouse.sink")
 
@@ -64,6 +66,7 @@ class Reporter(Observer):
         self._last_error: str | None = None
         self._last_error_at: float | None = None
         self._can_write = True
+        self._quiet_until: dict[int, float] = {}
 
     def __enter__(self) -> Self:
         self.metrics.__enter__()
@@ -181,6 +184,9 @@ class Reporter(Observer):
         """The client mends its connections by itself, but says what is the matter with them."""
         with self._guard:
             self._note(str(error.str()))
+        if time.monotonic() < self._quiet_until.get(error.code(), 0.0):
+            return
+        self._quiet_until[error.code()] = time.monotonic() + _QUIET_SECONDS
         _log.warning("Kafka's client says", error=error.str())
 
     def _halt(self, partition: TopicPartition, state: str, why: str) -> None:
