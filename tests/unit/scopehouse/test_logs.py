@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import structlog
-from typer.testing import CliRunner
+import typer
 
 from ingest.sink import run as sink
-from scopehouse.cli import app
+from scopehouse.commands import ingest
 from scopehouse.logs import configure_logs
 from services.settings import settings
 
@@ -35,9 +35,10 @@ def test_an_error_that_nobody_expected_is_one_line_without_its_text(
         raise ValueError(SECRET)
 
     monkeypatch.setattr(sink, "run_until_told", breaks)
-    result = CliRunner().invoke(app, ["ingest", "run"])
-    said = capsys.readouterr().err + result.output
-    assert result.exit_code == 1
+    with pytest.raises(typer.Exit) as left_with:
+        ingest.run()
+    assert left_with.value.exit_code == 1
+    said = capsys.readouterr().err
     line = json.loads(said)
     assert (line["level"], line["error"]) == ("critical", "ValueError")
     assert any("test_logs.py" in place and "breaks" in place for place in line["at_lines"])
