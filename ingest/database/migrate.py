@@ -41,6 +41,7 @@ def migrate(settings: Settings) -> None:
                 for contract in contracts:
                     apply_raw_table(connection, contract)
                 connection.execute((_FOLDER / "grants.sql").read_bytes())
+            connection.execute((_FOLDER / "climatiq.sql").read_bytes())
     except psycopg.OperationalError as error:
         raise MendableError(f"Postgres can't be reached ({str(error).strip()}): is it running?") from error
     apply_topics(settings, contracts)
