@@ -25,11 +25,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """What Postgres says of one partition."""
+    """What Postgres says of one partition; `stopped_because` is why it stands still, if it does."""
 
     next_offset: int
     rows: int
     dead_letters: int
+    stopped_because: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ def sink_status(settings: Settings) -> Status:
     known = {(each.topic, each.partition) for state in states for each in state.partitions} | set(landed or ())
     if settings.kafka_bootstrap_servers and known:
         ends = _ask("Kafka", lambda: _ends(settings, known), problems)
+    # Of two that say they own a partition, the one that waits for a server may have lost it; one that died has.
+    states.sort(key=lambda state: (state.is_alive, state.waiting_for is None, state.started_at))
     owners = {(each.topic, each.partition): (state, each) for state in states for each in state.partitions}
     now = time.time()
     return Status(
@@ -125,11 +128,12 @@ def _partition(
     is_owned = sink is not None and sink.is_alive
     next_offset = landed.next_offset if landed else own.next_offset if own else None
     end = own.end if end is None and own else end
+    why = landed.stopped_because if landed else None
     return PartitionStatus(
         topic=partition[0],
         partition=partition[1],
-        state=own.state if own and is_owned else "died" if own else "no sink",
-        why=own.why if own else None,
+        state="stopped" if why else own.state if own and is_owned else "died" if own else "no sink",
+        why=why or (own.why if own else None),
         next_offset=next_offset,
         end=end,
         lag=None if end is None or next_offset is None else max(end - next_offset, 0),
@@ -153,8 +157,8 @@ def _landed(settings: Settings) -> dict[TopicPartition, Landed]:
         options=limits,
     ) as connection:
         rows = connection.execute(
-            "select topic, partition, next_offset, row_count, dead_letter_count from ingest.offsets "
-            "where partition >= 0"
+            "select topic, partition, next_offset, row_count, dead_letter_count, stopped_because "
+            "from ingest.offsets where partition >= 0"
         )
         return {(topic, partition): Landed(*counts) for topic, partition, *counts in rows}
 

@@ -35,7 +35,7 @@ class StoppedError(MendableError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A batch's records of one partition in their order: which are bad, and what was wrong with the last of those."""
+    """A batch's records of one partition in their order: which are bad, and the kind of the last of those."""
 
     is_bad: np.ndarray
     example: str

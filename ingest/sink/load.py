@@ -103,13 +103,14 @@ def load(
 def _outcomes(part: Prepared, rejections: Sequence[Rejection]) -> dict[TopicPartition, Outcome]:
     """Which records of each partition are bad."""
     is_bad = np.zeros(len(part.records.messages), bool)
-    errors = {rejection.index: rejection.error for rejection in rejections}
-    is_bad[list(errors)] = True
+    # The kind alone: this is logged, and an error's sentence may quote a value.
+    kinds = {rejection.index: rejection.error_class for rejection in rejections}
+    is_bad[list(kinds)] = True
     outcomes = {}
     for number in np.unique(part.records.partitions).tolist():
         mine = part.records.partitions == number
         bad = np.flatnonzero(mine & is_bad)
-        outcomes[part.contract.topic, number] = Outcome(is_bad[mine], errors[int(bad[-1])] if len(bad) else "")
+        outcomes[part.contract.topic, number] = Outcome(is_bad[mine], kinds[int(bad[-1])] if len(bad) else "")
     return outcomes
 
 

@@ -249,8 +249,8 @@ class _Session:
                 self._landing.claims.pop(each, None)
             self._fresh -= gone
             self._left_alone -= gone
+            self._observer.revoked(gone)
         consumer.incremental_unassign(partitions)
-        self._observer.revoked(gone)
         _log.info("revoked", partitions=_names(gone))
 
     def _pause_fenced(self, partitions: tuple[Partition, ...]) -> None:
