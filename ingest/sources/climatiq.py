@@ -34,7 +34,8 @@ FINAL_ERROR_CODES = frozenset({"no_emission_factors_found", "invalid_unit_type_s
 
 _TIMEOUT = httpx.Timeout(30, connect=5)
 _CENT = Decimal("0.01")
-_KEY = re.compile(r"[\x21-\x7e]+")
+# Shorter ones would be found in every answer.
+_KEY = re.compile(r"[\x21-\x7e]{8,}")
 _RELEASE = re.compile(r"\d+(\.\d+)?")
 _LONGEST_REASON = 300
 
@@ -153,7 +154,7 @@ class Climatiq:
         self._key = key.get_secret_value().strip()
         if not _KEY.fullmatch(self._key):
             raise ClimatiqSettingsError(
-                "CLIMATIQ_API_KEY has characters that no key has: copy the key anew from Climatiq's dashboard."
+                "CLIMATIQ_API_KEY is too short for a key or has blanks in it: copy it anew from Climatiq's dashboard."
             )
         if not _is_private(url):
             raise ClimatiqSettingsError("SCOPEHOUSE_CLIMATIQ_URL would carry the key unencrypted: give one with https.")

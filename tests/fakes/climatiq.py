@@ -24,13 +24,14 @@ class Trouble:
     """What the next request gets instead of its answer.
 
     `drop`: "before" closes the connection without doing anything, "after" once the request was processed and counted.
-    `body` is sent as it is.
+    `body` is sent as it is. `hold`: the answer waits for it.
     """
 
     status: int = 200
     retry_after: str | None = None
     body: str | None = None
     drop: str | None = None
+    hold: threading.Event | None = None
 
 
 @dataclass
@@ -115,6 +116,8 @@ def _handler(fake: FakeClimatiq) -> type[BaseHTTPRequestHandler]:
                 return
             else:
                 answer = {"results": [fake.result(item) for item in content]}
+            if trouble.hold is not None:
+                trouble.hold.wait(60)
             if trouble.drop == "after":
                 self.close_connection = True
                 return

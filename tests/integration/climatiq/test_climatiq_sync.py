@@ -7,6 +7,8 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from threading import Barrier
@@ -332,16 +334,43 @@ def test_raw_is_append_only_for_ingestion_and_read_only_for_transformation(setti
             transform.execute("delete from raw.climatiq_estimates")
 
 
-def command(settings: Settings, *words: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
-    environment = {
+SYNC = (sys.executable, "-m", "scopehouse", "climatiq", "sync")
+
+
+def environment(settings: Settings, key: str = KEY) -> dict[str, str]:
+    return {
         **os.environ,
         "DATABASE_URL": settings.url_of("transform"),
         "SCOPEHOUSE_INGEST_DATABASE_URL": settings.url_of("ingest"),
         "SCOPEHOUSE_CLIMATIQ_URL": settings.climatiq_url,
         "CLIMATIQ_API_KEY": key,
     }
-    words = (sys.executable, "-m", "scopehouse", "climatiq", "sync", *words)
-    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+
+
+def command(settings: Settings, *words: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        (*SYNC, *words), env=environment(settings, key), capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_a_sync_killed_while_it_waits_has_counted_its_calls_and_leaves_no_lock(
+    settings: Settings, fake: FakeClimatiq, owner: psycopg.Connection
+) -> None:
+    hold = threading.Event()
+    fake.troubles.append(Trouble(hold=hold, drop="after"))
+    words = (*SYNC, *(word for price in PRICES for word in ("--price", str(price))))
+    with subprocess.Popen(words, env=environment(settings)) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while len(fake.processed) < 3:
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            process.kill()
+            hold.set()
+    assert owner.execute(CALLS).fetchall() == [(3, "lost", None)]
+    summary = run(settings)
+    assert (len(summary.asked), summary.budget_left) == (3, 244)
 
 
 def test_the_command_asks_every_price_that_a_bike_model_has_had(settings: Settings, owner: psycopg.Connection) -> None:

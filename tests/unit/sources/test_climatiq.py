@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -136,6 +137,19 @@ def test_what_may_pass_says_so(
     assert (error.http_status, error.retry_after_s, error.was_sent) == (status, retry_after, was_sent)
 
 
+def test_an_answer_that_takes_too_long_is_lost_and_may_come_next_time(
+    fake: FakeClimatiq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.sources.climatiq._TIMEOUT", 0.2)
+    hold = threading.Event()
+    fake.troubles.append(Trouble(hold=hold, drop="after"))
+    with Climatiq(fake.url, SecretStr(KEY)) as client, pytest.raises(CallMayPassError, match="no answer") as caught:
+        client.estimate(requests())
+    hold.set()
+    assert caught.value.was_sent
+    assert fake.processed == [float(price) for price in PRICES]
+
+
 def test_without_a_connection_nothing_was_sent(client: Climatiq, fake: FakeClimatiq) -> None:
     with fake_climatiq() as gone:
         url = gone.url
@@ -163,7 +177,7 @@ def test_the_key_is_in_no_log_and_no_repr(
     assert KEY not in repr(client)
 
 
-@pytest.mark.parametrize("key", ["", " ", "a b", "a\nb", "ä"])
+@pytest.mark.parametrize("key", ["", " ", "a", "a key with blanks", "a-key\nX-Other: 1", "a-key-with-ä"])
 def test_a_key_that_cant_be_one_is_not_sent(fake: FakeClimatiq, key: str) -> None:
     with pytest.raises(ClimatiqSettingsError, match="CLIMATIQ_API_KEY") as caught:
         Climatiq(fake.url, SecretStr(key))
