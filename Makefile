@@ -9,7 +9,7 @@ export DAGSTER_DISABLE_TELEMETRY := yes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration test-e2e bench-sink lint format contracts lock ui up down clean
+.PHONY: help setup demo test test-unit test-integration test-e2e test-faults bench-sink lint format contracts lock ui up down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -48,6 +48,10 @@ test-integration: $(SETUP) ## Tests against real servers, started once
 
 test-e2e: $(SETUP) ## The whole path as a user runs it
 	pytest tests/e2e
+
+test-faults: $(SETUP) ## The fault suite and the random kills, long: SCOPEHOUSE_FAULT_ROUNDS=5 by default
+	SCOPEHOUSE_FAULT_ROUNDS=$${SCOPEHOUSE_FAULT_ROUNDS:-5} \
+		pytest --timeout=3600 tests/integration/faults tests/integration/sink/test_kills.py
 
 bench-sink: $(SETUP) ## The sink against Debezium's JDBC sink and a bare COPY; writes docs/benchmarks.md
 	python -m tests.bench.sink

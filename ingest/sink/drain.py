@@ -29,6 +29,7 @@ from ingest.sink.offsets import (
     release,
     unread,
 )
+from ingest.sink.same_log import SameLog
 from ingest.sink.topics import loaded_topics
 from services.errors import MendableError
 from services.settings import Settings
@@ -81,13 +82,15 @@ def drain(
             known = marks(connection)
             left = unread(known, extents_of(consumer, partitions))
             limit = DeadLetterLimit(settings.dead_letter_share, settings.dead_letter_run)
+            same_log = SameLog(settings)
+            same_log.expect(partitions)
             owners = _Owners()
             while left := _still_unread(connection, left):
                 mine = left.keys() - owners.at_work(connection, left)
                 if not mine:
                     time.sleep(_POLL_SECONDS)
                     continue
-                with Landing(connection, loaded, limit, _log_fence, _log_stop) as landing:
+                with Landing(connection, loaded, limit, _log_fence, _log_stop, same_log) as landing:
                     landing.claims = claim(connection, {each: left[each] for each in mine})
                     ends = {each: left[each].high for each in mine}
                     for move in _drain_to(ends, consumer, landing, settings, progress):

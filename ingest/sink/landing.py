@@ -17,6 +17,7 @@ from ingest.sink.limits import DeadLetterLimit, TooManyDeadLettersError, stop
 from ingest.sink.load import Prepared, Topic, load, prepare
 from ingest.sink.observer import Observer
 from ingest.sink.offsets import Advance, Claim, FencedError, TopicPartition
+from ingest.sink.same_log import SameLog
 from services.settings import Settings
 
 OnFenced = Callable[[tuple[TopicPartition, ...]], None]
@@ -66,6 +67,7 @@ class Landing:
         limit: DeadLetterLimit,
         on_fenced: OnFenced,
         on_stopped: OnStopped,
+        same_log: SameLog,
         observer: Observer | None = None,
     ) -> None:
         self.claims: dict[TopicPartition, Claim] = {}
@@ -74,6 +76,7 @@ class Landing:
         self._limit = limit
         self._on_fenced = on_fenced
         self._on_stopped = on_stopped
+        self._same_log = same_log
         self._observer = observer or Observer()
         self._thread = ThreadPoolExecutor(1, "landing")
         self._under_way: Future[_Landed] | None = None
@@ -95,7 +98,9 @@ class Landing:
         Decodes in the caller's thread, while the one before is being loaded: Postgres is what takes longest.
 
         Raises:
-            psycopg.OperationalError: the connection broke; the claims are void.
+            BROKEN: the connection broke; the claims are void.
+            BrokerError: the broker does not say whether the topics are the same; the claims are void.
+            LogChangedError: a topic was made again; nothing of the batch landed.
             Exception: the registry could not be asked.
         """
         prepared = prepare(batch, self._topics)
@@ -127,6 +132,7 @@ class Landing:
     def _land(self, batch: Batch, prepared: list[Prepared]) -> _Landed:
         """Land a batch without the partitions that have to be left alone."""
         landed = _Landed()
+        self._same_log.confirm({topic for topic, _ in batch.spans})
         while batch.spans:
             try:
                 began = time.monotonic()

@@ -75,6 +75,15 @@ class LogChangedError(MendableError):
     """The topic is not the log that raw was filled from: made again, or cut."""
 
 
+def refuse_another_topic(topic: str, expected_id: str, topic_id: str) -> None:
+    """Raise LogChangedError where the topic of that name is another than the one that raw was filled from."""
+    if topic_id != expected_id:
+        raise LogChangedError(
+            f"Topic {topic} was deleted and made again (its id is {topic_id}, raw was filled from {expected_id}): "
+            "give the new topic a new name, or move its rows in ingest.offsets and raw out of the way."
+        )
+
+
 def marks(connection: Connection) -> dict[TopicPartition, Mark]:
     """What raw holds of each partition. To be read before the extents that it is compared with: both grow."""
     rows = connection.execute("select topic, partition, topic_id, next_offset from ingest.offsets where partition >= 0")
@@ -210,12 +219,7 @@ def _columns(partitions: Iterable[TopicPartition]) -> list[list[Any]]:
 
 def _check_log(topic: str, partition: int, mark: Mark, extent: Extent) -> None:
     """Refuse a log that is not the one raw was filled from."""
-    if mark.topic_id != extent.topic_id:
-        raise LogChangedError(
-            f"Topic {topic} was deleted and made again (its id is {extent.topic_id}, raw was filled from "
-            f"{mark.topic_id}): give the new topic a new name, or move its rows in ingest.offsets and raw out of the "
-            "way."
-        )
+    refuse_another_topic(topic, mark.topic_id, extent.topic_id)
     if mark.next_offset < extent.low:
         raise LogChangedError(
             f"Topic {topic} partition {partition} begins at offset {extent.low}, but raw ends at {mark.next_offset}: "

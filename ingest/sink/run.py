@@ -38,6 +38,7 @@ from ingest.sink.load import Topic
 from ingest.sink.observer import Observer
 from ingest.sink.offsets import Advance, Claim, claim, marks, owned_elsewhere, release, unread
 from ingest.sink.offsets import TopicPartition as Partition
+from ingest.sink.same_log import SameLog
 from ingest.sink.sentences import sentence
 from ingest.sink.topics import loaded_topics
 from services.errors import MendableError
@@ -145,6 +146,7 @@ class _Session:
         # Partitions that are assigned to us and not ours: another sink's, or stopped. Paused.
         self._left_alone: set[Partition] = set()
         self._look_at = 0.0
+        self._same_log = SameLog(settings)
         self._is_over = False
 
     def run(self, stop: threading.Event) -> None:
@@ -152,7 +154,7 @@ class _Session:
         with (
             connect(self._settings) as connection,
             Landing(
-                connection, self._topics, limit, self._pause_fenced, self._pause_stopped, self._observer
+                connection, self._topics, limit, self._pause_fenced, self._pause_stopped, self._same_log, self._observer
             ) as landing,
         ):
             self._connection: Connection = connection
@@ -179,6 +181,7 @@ class _Session:
         while not stop.is_set() and not self._batch.is_full(self._settings.batch_rows, self._settings.batch_bytes):
             self._consume()
             self._take_up_again()
+            self._same_log.look()
             if closes_at is None and (self._batch.rows or self._landing.is_busy):
                 closes_at = time.monotonic() + self._settings.batch_milliseconds / 1000
             if closes_at is not None and time.monotonic() >= closes_at:
@@ -232,6 +235,7 @@ class _Session:
         known = marks(self._connection)
         extents = extents_of(self._consumer, {each: ids[each] for each in partitions})
         unread(known, extents)
+        self._same_log.expect({each: ids[each] for each in partitions})
         claims = claim(self._connection, extents)
         self._batch = self._batch.without(claims)
         self._landing.claims.update(claims)

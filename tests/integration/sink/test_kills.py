@@ -24,8 +24,10 @@ from services.settings import PROJECT_ROOT, Settings, postgres_environment
 from tests.integration.sink.conftest import Topics
 from tests.integration.sink.test_drain import landed_ids
 
-KILLS = 20
-KILLS_IN_TRANSACTION = 5
+# `make test-faults` kills more often.
+ROUNDS = int(os.environ.get("SCOPEHOUSE_FAULT_ROUNDS", "1"))
+KILLS = 20 * ROUNDS
+KILLS_IN_TRANSACTION = 5 * ROUNDS
 # Workers that have the sink imported already: a kill costs a fork, not a start of Python.
 WORKERS = multiprocessing.get_context("forkserver")
 WORKERS.set_forkserver_preload(["ingest.sink.drain"])
