@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import fastavro
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyruhvro
 from fastavro.schema import SchemaParseException
 
@@ -59,38 +59,31 @@ class AvroDecoder:
             Exception: whatever `schemas` raises when the registry can't be asked.
         """
         groups, rejections = _by_writer(values)
-        parts = [
-            self._decode_group(schema_id, indices, [values[index][_HEADER_BYTES:] for index in indices])  # type: ignore[index]
-            for schema_id, indices in groups.items()
-        ]
+        parts = [self._decode_group(schema_id, indices, values) for schema_id, indices in groups.items()]
         decoded = concatenate(parts or [self._nothing([])])
         decoded.rejections += rejections
         return decoded
 
-    def _decode_group(self, schema_id: int, indices: Sequence[int], bodies: list[bytes]) -> Decoded:
-        """Records of one writer's schema; indices stand beside bodies."""
+    def _decode_group(self, schema_id: int, indices: np.ndarray, values: Sequence[bytes | None]) -> Decoded:
+        """The values at `indices`, all of one writer's schema."""
         try:
             writer = self._writer(schema_id)
         except UnknownSchemaError:
-            sentence = f"The registry knows no schema {schema_id}."
-            return self._nothing([Rejection(index, "UnknownSchema", sentence, schema_id) for index in indices])
+            return self._reject_all(indices, "UnknownSchema", f"The registry knows no schema {schema_id}.", schema_id)
         except (SchemaParseException, ValueError) as error:
             sentence = f"Schema {schema_id} can't be read as Avro ({error})."
-            return self._nothing([Rejection(index, "IncompatibleSchema", sentence, schema_id) for index in indices])
-        decoded, rows, rejections = writer.decode(bodies, 0)
+            return self._reject_all(indices, "IncompatibleSchema", sentence, schema_id)
+        bodies = [values[index][_HEADER_BYTES:] for index in indices.tolist()]
+        decoded, undecodable = writer.decode(bodies, 0)
+        decoded_indices = np.delete(indices, [rejection.index for rejection in undecodable])
         conformed = conform(decoded, self._contract)
-        kept_rows = pa.array(rows, pa.int64()).take(conformed.kept)
-        batch_indices = pa.array(indices, pa.int64())
-        rejections += [
-            Rejection(rows[rejection.index], rejection.error_class, rejection.error)
-            for rejection in conformed.rejections
-        ]
         return Decoded(
             columns=conformed.columns,
-            indices=batch_indices.take(kept_rows),
-            schema_ids=pa.repeat(pa.scalar(schema_id, pa.int32()), len(kept_rows)),
+            indices=pa.array(decoded_indices).take(conformed.kept),
+            schema_ids=pa.repeat(pa.scalar(schema_id, pa.int32()), len(conformed.kept)),
             rejections=[
-                Rejection(indices[rejection.index], rejection.error_class, rejection.error, schema_id)
+                Rejection(int(places[rejection.index]), rejection.error_class, rejection.error, schema_id)
+                for places, rejections in ((indices, undecodable), (decoded_indices, conformed.rejections))
                 for rejection in rejections
             ],
             mended_values=conformed.mended_values,
@@ -103,6 +96,9 @@ class AvroDecoder:
             self._writers[schema_id] = writer
         return writer
 
+    def _reject_all(self, indices: np.ndarray, error_class: str, sentence: str, schema_id: int) -> Decoded:
+        return self._nothing([Rejection(index, error_class, sentence, schema_id) for index in indices.tolist()])
+
     def _nothing(self, rejections: list[Rejection]) -> Decoded:
         conformed = conform(_no_records(self._arrow_schema), self._contract)
         return Decoded(conformed.columns, conformed.kept, pa.array([], pa.int32()), rejections)
@@ -112,14 +108,16 @@ class _Writer:
     """One writer's schema, resolved against the contract's."""
 
     def __init__(self, text: str, reader_schema: Any, arrow_schema: pa.Schema) -> None:
-        self._text = text
+        # Read as longs, then cast with a check: pyruhvro cuts an int that is none down to 32 bits.
+        self._text_with_longs = json.dumps(_with_longs(json.loads(text)))
+        self._schema_with_dates_as_ints = _dates_as_ints(arrow_schema)
         self._schema = fastavro.parse_schema(json.loads(text))
         self._reader_schema = reader_schema
         self._arrow_schema = arrow_schema
         self._is_columnar = _has_same_types(text, arrow_schema)
 
-    def decode(self, bodies: list[bytes], first: int) -> tuple[pa.RecordBatch, list[int], list[Rejection]]:
-        """Columns of the good records, their places in `bodies`, and the bad ones' reasons.
+    def decode(self, bodies: list[bytes], first: int) -> tuple[pa.RecordBatch, list[Rejection]]:
+        """Columns of the good records, and the bad ones' reasons; places are counted from `first`.
 
         A batch that can't be decoded is halved until the bad records stand alone.
         """
@@ -129,19 +127,19 @@ class _Writer:
             if not _is_bad_data(error):
                 raise
             if len(bodies) == 1:
-                return _no_records(self._arrow_schema), [], [Rejection(first, *_reason(error))]
+                return _no_records(self._arrow_schema), [Rejection(first, *_reason(error))]
             middle = len(bodies) // 2
-            left, left_rows, left_rejections = self.decode(bodies[:middle], first)
-            right, right_rows, right_rejections = self.decode(bodies[middle:], first + middle)
-            batch = pa.concat_batches([left, right])
-            return batch, left_rows + right_rows, left_rejections + right_rejections
-        return batch, list(range(first, first + len(bodies))), []
+            left, left_rejections = self.decode(bodies[:middle], first)
+            right, right_rejections = self.decode(bodies[middle:], first + middle)
+            return pa.concat_batches([left, right]), left_rejections + right_rejections
+        return batch, []
 
     def _decode_columns(self, bodies: list[bytes]) -> pa.RecordBatch:
-        batch = pyruhvro.deserialize_array(bodies, self._text)
+        batch = pyruhvro.deserialize_array(bodies, self._text_with_longs)
         # It takes strings on trust: bytes that are no UTF-8 would break whoever reads the column.
         batch.validate(full=True)
-        return batch.select(self._arrow_schema.names).cast(self._arrow_schema)
+        batch = batch.select(self._arrow_schema.names).cast(self._schema_with_dates_as_ints)
+        return batch.cast(self._arrow_schema)
 
     def _decode_records(self, bodies: list[bytes]) -> pa.RecordBatch:
         records = [fastavro.schemaless_reader(io.BytesIO(body), self._schema, self._reader_schema) for body in bodies]
@@ -149,11 +147,11 @@ class _Writer:
         return pa.RecordBatch.from_pylist(records, schema=nullable).cast(self._arrow_schema)
 
 
-def _by_writer(values: Sequence[bytes | None]) -> tuple[Mapping[int, Sequence[int]], list[Rejection]]:
+def _by_writer(values: Sequence[bytes | None]) -> tuple[Mapping[int, np.ndarray], list[Rejection]]:
     """The places of the values by the id of the schema they were written with, and those that name none."""
-    headers = pc.binary_slice(pa.array(values, pa.binary()), 0, _HEADER_BYTES).unique()
-    if len(headers) == 1 and (schema_id := _schema_id(headers[0].as_py())) is not None:
-        return {schema_id: range(len(values))}, []
+    headers = {value and value[:_HEADER_BYTES] for value in values}
+    if len(headers) == 1 and (schema_id := _schema_id(headers.pop())) is not None:
+        return {schema_id: np.arange(len(values))}, []
     groups: dict[int, list[int]] = defaultdict(list)
     rejections = []
     for index, value in enumerate(values):
@@ -162,7 +160,7 @@ def _by_writer(values: Sequence[bytes | None]) -> tuple[Mapping[int, Sequence[in
             rejections.append(_not_wire_format(index, value))
         else:
             groups[schema_id].append(index)
-    return groups, rejections
+    return {schema_id: np.array(indices) for schema_id, indices in groups.items()}, rejections
 
 
 def _schema_id(value: bytes | None) -> int | None:
@@ -184,9 +182,47 @@ def _has_same_types(writer_text: str, arrow_schema: pa.Schema) -> bool:
         if isinstance(error, Exception) or _is_panic(error):
             return False
         raise
-    return all(
+    return all(_is_decodable(field.type) for field in writer) and all(
         writer.get_field_index(field.name) >= 0 and writer.field(field.name).equals(field) for field in arrow_schema
     )
+
+
+def _is_decodable(data_type: pa.DataType) -> bool:
+    """Whether pyruhvro decodes the type; on any other it panics, also in a field that nobody wants."""
+    if pa.types.is_struct(data_type):
+        return all(_is_decodable(field.type) for field in data_type)
+    if pa.types.is_list(data_type):
+        return _is_decodable(data_type.value_type)
+    return any(
+        is_type(data_type)
+        for is_type in (
+            pa.types.is_boolean,
+            pa.types.is_integer,
+            pa.types.is_floating,
+            pa.types.is_string,
+            pa.types.is_dictionary,
+            pa.types.is_date32,
+            pa.types.is_timestamp,
+        )
+    )
+
+
+def _with_longs(schema: Any) -> Any:
+    """The schema with long in the place of int and of date, which are written alike."""
+    if isinstance(schema, list):
+        return [_with_longs(branch) for branch in schema]
+    if isinstance(schema, str):
+        return "long" if schema == "int" else schema
+    if schema["type"] == "int":
+        return "long"
+    parts = {name: _with_longs(schema[name]) for name in ("type", "items") if name in schema}
+    if "fields" in schema:
+        parts["fields"] = [{**field, "type": _with_longs(field["type"])} for field in schema["fields"]]
+    return {**schema, **parts}
+
+
+def _dates_as_ints(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_type(pa.int32()) if pa.types.is_date32(field.type) else field for field in schema])
 
 
 def _is_panic(error: BaseException) -> bool:

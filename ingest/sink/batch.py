@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import methodcaller
 
 import numpy as np
 from confluent_kafka import Message
@@ -30,13 +31,13 @@ class Records:
     offsets: np.ndarray
 
     @classmethod
-    def of(cls, messages: Sequence[Message]) -> Records:
+    def of(cls, messages: list[Message]) -> Records:
         """The records of one topic."""
         count = len(messages)
         return cls(
-            messages=list(messages),
-            partitions=np.fromiter((message.partition() for message in messages), np.int32, count),
-            offsets=np.fromiter((message.offset() for message in messages), np.int64, count),
+            messages=messages,
+            partitions=np.fromiter(map(methodcaller("partition"), messages), np.int32, count),
+            offsets=np.fromiter(map(methodcaller("offset"), messages), np.int64, count),
         )
 
     def where(self, mask: np.ndarray) -> Records:
@@ -66,11 +67,9 @@ class Batch:
 
     def add(self, messages: Sequence[Message], claims: Mapping[TopicPartition, Claim]) -> None:
         """Take in records; those of partitions that are not owned, or that raw holds already, are passed over."""
-        by_topic: dict[str, list[Message]] = defaultdict(list)
-        for message in messages:
-            by_topic[message.topic()].append(message)
-        for topic, members in by_topic.items():
-            records = self._new(topic, Records.of(members), claims)
+        # They come in long runs of one topic.
+        for topic, members in groupby(messages, methodcaller("topic")):
+            records = self._new(topic, Records.of(list(members)), claims)
             if records.messages:
                 self.records[topic] = self.records[topic] + records if topic in self.records else records
                 self.rows += len(records.messages)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -56,9 +57,8 @@ def conform(decoded: pa.RecordBatch, contract: Contract) -> Conformed:
         columns.append(column.values)
         mended_rows += column.mended_rows
     batch = pa.record_batch(columns, schema=raw_schema(contract))
-    kept = pa.array(range(decoded.num_rows), pa.int64())
+    kept = pa.array(np.delete(np.arange(decoded.num_rows), list(rejections)))
     if rejections:
-        kept = pa.array([row for row in range(decoded.num_rows) if row not in rejections], pa.int64())
         batch = batch.take(kept)
     mended = sum(row not in rejections for row in mended_rows)
     return Conformed(batch, kept, sorted(rejections.values(), key=lambda rejection: rejection.index), mended)
@@ -139,7 +139,8 @@ class _Column:
     def _to_json(self) -> None:
         self._reject_rows(_not_finite_rows(self.values), "NotFinite", "holds NaN or infinity, which JSON can't hold")
         is_null = pc.is_null(self.values)
-        frame = pl.DataFrame({"x": pl.from_arrow(self.values)})
+        # A float's shortest digits name another double, and JSON's readers know doubles only.
+        frame = pl.DataFrame({"x": pl.from_arrow(self.values.cast(_with_doubles(self.values.type)))})
         # A list has no encoder of its own: it is wrapped as {"x":...} and unwrapped.
         text = frame.select(pl.struct("x").struct.json_encode().str.slice(5).str.head(-1)).to_series()
         encoded = text.to_arrow().cast(pa.string())
@@ -153,6 +154,15 @@ class _Column:
     def _reject_rows(self, rows: list[int], error_class: str, reason: str) -> None:
         for row in rows:
             self.bad.setdefault(row, (error_class, f"Field {self.field.name} {reason}."))
+
+
+def _with_doubles(data_type: pa.DataType) -> pa.DataType:
+    """The type with a double in each float's place, at any depth."""
+    if pa.types.is_struct(data_type):
+        return pa.struct([field.with_type(_with_doubles(field.type)) for field in data_type])
+    if pa.types.is_list(data_type):
+        return pa.list_(data_type.value_field.with_type(_with_doubles(data_type.value_type)))
+    return pa.float64() if pa.types.is_float32(data_type) else data_type
 
 
 def _not_finite_rows(values: pa.Array) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter, methodcaller
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +32,8 @@ _COORDINATES = (
     pa.field("_kafka_timestamp", pa.timestamp("us", tz="UTC")),
 )
 _SCHEMA_ID = pa.field("_schema_id", pa.int32())
+# Rows of so many bytes are encoded at once: Postgres reads them while the next are encoded.
+_CHUNK_BYTES = 1024 * 1024
 
 
 class Decoder(Protocol):
@@ -149,7 +152,7 @@ class _Counts:
 
 
 def _prepare(topic: Topic, records: Records) -> Prepared:
-    decoded = topic.decoder.decode([message.value() for message in records.messages])
+    decoded = topic.decoder.decode(list(map(methodcaller("value"), records.messages)))
     coordinates = [pa.array(records.partitions), pa.array(records.offsets), _timestamps(records.messages)]
     if len(decoded.indices) < len(records.messages):
         coordinates = [column.take(decoded.indices) for column in coordinates]
@@ -175,9 +178,10 @@ def raw_rows(
 
 def _timestamps(messages: Sequence[Message]) -> pa.Array:
     """The records' Kafka timestamps; null where the broker keeps none, which it writes as -1."""
-    milliseconds = np.fromiter((message.timestamp()[1] for message in messages), np.int64, len(messages))
-    stamps = pa.array(milliseconds, pa.timestamp("ms", tz="UTC"), mask=milliseconds < 0)
-    return stamps.cast(pa.timestamp("us", tz="UTC"))
+    stamps = map(methodcaller("timestamp"), messages)
+    milliseconds = np.fromiter(map(itemgetter(1), stamps), np.int64, len(messages))
+    array = pa.array(milliseconds, pa.timestamp("ms", tz="UTC"), mask=milliseconds < 0)
+    return array.cast(pa.timestamp("us", tz="UTC"))
 
 
 def copy_rows(
@@ -221,5 +225,7 @@ def encode(contract: Contract, rows: pa.RecordBatch) -> Iterator[bytes]:
             builders[field.name] = StringEncoderBuilder.new_with_output(rows.schema.field(field.name), Jsonb())
     encoder = ArrowToPostgresBinaryEncoder.new_with_encoders(rows.schema, builders)
     yield encoder.write_header()
-    yield encoder.write_batch(rows)
+    step = max(1, rows.num_rows * _CHUNK_BYTES // max(1, rows.nbytes))
+    for start in range(0, rows.num_rows, step):
+        yield encoder.write_batch(rows.slice(start, step))
     yield encoder.finish()
