@@ -30,6 +30,8 @@ _EXTRA_PROPERTIES = (
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _AVRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _IDENTIFIER_BYTES = 63
+# Each Postgres table has these.
+_SYSTEM_COLUMNS = {"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
 
 _EXTRA_FIELD_PROPERTIES = ("unit", "personal", "time")
 
@@ -213,6 +215,8 @@ def _check_names(file: str, contract: Contract) -> None:
             raise ContractError(f"{where} is there twice: rename one.")
         if not 1 <= len(name.encode(errors="surrogatepass")) <= _IDENTIFIER_BYTES:
             raise ContractError(f"{where}: a column's name has 1 to {_IDENTIFIER_BYTES} bytes: use another.")
+        if name in _SYSTEM_COLUMNS:
+            raise ContractError(f"{where}: Postgres has a column of that name in each table: use another.")
         if contract.encoding == "avro" and not _AVRO_NAME.fullmatch(name):
             raise ContractError(f"{where}: Avro's names have letters, digits and underscores: use another.")
         if any(each in '"\\' or each < " " or "\ud800" <= each <= "\udfff" for each in name):

@@ -92,7 +92,8 @@ class World:
         return contract
 
     def schema_id(self, contract: Contract) -> int:
-        return self.registry.get_latest_version(contract.subject).schema_id
+        # A client remembers the latest for ever.
+        return SchemaRegistryClient({"url": self.settings.registry_url}).get_latest_version(contract.subject).schema_id
 
     def register(self, subject: str, fields: list[dict[str, Any]]) -> int:
         """Register a schema under a subject of its own, where nothing is compared with it."""
@@ -126,9 +127,8 @@ class World:
 
     def rows(self, contract: Contract, columns: str) -> list[tuple[Any, ...]]:
         """Rows of the raw table in the order of the log, replays last."""
-        return self.owner.execute(
-            f"select {columns} from raw.{contract.table} order by _kafka_partition < 0, _kafka_partition, _kafka_offset"
-        ).fetchall()
+        order = "_kafka_partition < 0, _kafka_partition, _kafka_offset"
+        return self.owner.execute(f'select {columns} from raw."{contract.table}" order by {order}').fetchall()
 
     def letters(self, contract: Contract, columns: str) -> list[tuple[Any, ...]]:
         return self.owner.execute(
@@ -156,7 +156,7 @@ class World:
         tables = [contract.table for contract in load_contracts(self.folder).values()]
         with self.owner.transaction():
             for table in tables:
-                self.owner.execute(f"drop table if exists raw.{table}")
+                self.owner.execute(f'drop table if exists raw."{table}"')
             for name in ("offsets", "dead_letters"):
                 self.owner.execute(f"delete from ingest.{name} where topic = any(%s)", [self.topics])
 

@@ -109,6 +109,7 @@ def test_a_long_topic_has_a_table_of_its_own(tmp_path: Path) -> None:
         ({"fields": [field(type=["string", "int"])]}, "a union must be null and one other type"),
         ({"fields": [field(time="unix_seconds")]}, "needs an int or a long"),
         ({"fields": [field(), field()]}, "is there twice"),
+        ({"fields": [field(), field(name="xmin")]}, "has a column of that name"),
         ({"fields": [field(), field(name="é" * 32)]}, "1 to 63 bytes"),
         ({"fields": [field(), field(name='a"b')]}, "quotation mark"),
         ({"fields": [field(), field(name="a b")], "encoding": "avro"}, "Avro's names"),
