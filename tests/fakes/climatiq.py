@@ -80,8 +80,9 @@ class FakeClimatiq:
         }
 
 
-def error_body(status: int, fake: FakeClimatiq) -> dict[str, Any]:
-    echo = f" Key {KEY}." if fake.echoes_the_key else ""
+def error_body(status: int, fake: FakeClimatiq, authorization: str | None) -> dict[str, Any]:
+    """A whole call's error, as careless as it may be."""
+    echo = f" You sent {authorization}." if fake.echoes_the_key else ""
     return {"error": f"error_{status}", "error_code": None, "message": f"Something about {status}.{echo}"}
 
 
@@ -102,17 +103,22 @@ def _handler(fake: FakeClimatiq) -> type[BaseHTTPRequestHandler]:
             if trouble.drop == "before":
                 self.close_connection = True
                 return
-            if self.headers.get("Authorization") != f"Bearer {KEY}":
-                self._send(401, json.dumps(error_body(401, fake)))
+            authorization = self.headers.get("Authorization")
+            if authorization != f"Bearer {KEY}":
+                self._send(401, json.dumps(error_body(401, fake, authorization)))
                 return
             if trouble.status != 200:
-                body = trouble.body if trouble.body is not None else json.dumps(error_body(trouble.status, fake))
+                body = (
+                    trouble.body
+                    if trouble.body is not None
+                    else json.dumps(error_body(trouble.status, fake, authorization))
+                )
                 self._send(trouble.status, body, trouble.retry_after)
                 return
             if self.path == "/data/v1/data-versions":
                 answer: Any = {"latest_release": fake.latest_release, "latest": f"{fake.latest_release}.0"}
             elif len(content) > 100:
-                self._send(400, json.dumps(error_body(400, fake)))
+                self._send(400, json.dumps(error_body(400, fake, authorization)))
                 return
             else:
                 answer = {"results": [fake.result(item) for item in content]}

@@ -420,5 +420,5 @@ def test_the_command_with_a_wrong_key_is_one_sentence(settings: Settings, fake: 
     fake.echoes_the_key = True
     ran = command(settings, "--price", "7", key="another-key")
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert "Climatiq refuses the key (401" in ran.stderr
+    assert "Climatiq refuses the key (401" in ran.stderr and "You sent Bearer ***." in ran.stderr
     assert "Traceback" not in ran.stderr and "another-key" not in ran.stderr
