@@ -128,7 +128,9 @@ def _partition(
     is_owned = sink is not None and sink.is_alive
     next_offset = landed.next_offset if landed else own.next_offset if own else None
     end = own.end if end is None and own else end
-    why = landed.stopped_because if landed else None
+    why = None
+    if landed and landed.stopped_because:
+        why = f"{landed.stopped_because}; mend the cause, then `scopehouse ingest resume {partition[0]}`."
     return PartitionStatus(
         topic=partition[0],
         partition=partition[1],

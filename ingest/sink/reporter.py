@@ -70,9 +70,12 @@ class Reporter(Observer):
 
     def __enter__(self) -> Self:
         self.metrics.__enter__()
-        for state in sink_file.read_all(self._settings):
-            if not state.is_alive:
-                sink_file.remove(self._settings, state.pid)
+        try:
+            for state in sink_file.read_all(self._settings):
+                if not state.is_alive:
+                    sink_file.remove(self._settings, state.pid)
+        except OSError as problem:
+            self._cannot_write(problem)
         self._tell()
         return self
 
@@ -87,6 +90,8 @@ class Reporter(Observer):
             else:
                 self._note(sentence(error))
                 self._tell()
+            # A sink that did not stop in time goes on until the process ends.
+            self._can_write = False
 
     def consumer_settings(self) -> Mapping[str, Any]:
         """The client's own statistics: they alone say whether a broker is there."""

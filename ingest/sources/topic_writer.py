@@ -57,6 +57,7 @@ class TopicWriter:
         self._total: int | None = None
         self._written = 0
         self._failures = _Failures()
+        said: list[KafkaError] = []
         self._producer = make_producer(
             settings,
             **{
@@ -69,6 +70,7 @@ class TopicWriter:
                 "delivery.timeout.ms": DELIVERY_SECONDS * 1000,
                 "delivery.report.only.error": True,
                 "on_delivery": self._failures.note,
+                "error_cb": said.append,
                 # What goes wrong is told by our own sentences.
                 "log_level": 0,
             },
@@ -76,8 +78,11 @@ class TopicWriter:
         try:
             topics = self._producer.list_topics(timeout=CONNECT_SECONDS).topics
         except KafkaException as error:
+            self._producer.poll(0)
+            why = (said or error.args)[0].str()
             raise ProduceError(
-                f"No Kafka broker answers at {self._servers}: run `scopehouse up`, or mend KAFKA_BOOTSTRAP_SERVERS."
+                f"No Kafka broker answers at {self._servers} ({why}): run `scopehouse up`, or mend "
+                "KAFKA_BOOTSTRAP_SERVERS or SCOPEHOUSE_KAFKA_PROPERTIES."
             ) from error
         if topic not in topics:
             raise ProduceError(f"Kafka at {self._servers} has no topic {topic}: run `scopehouse migrate`.")

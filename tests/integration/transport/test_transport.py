@@ -121,7 +121,7 @@ def test_what_dbt_connects_with_checks_the_certificate(migrated: Secure) -> None
 
 def test_a_broker_of_another_authority_is_refused(hasty: Secure) -> None:
     settings = hasty.with_properties(ssl__ca__location=str(hasty.foreign.certificate))
-    for do in (migrate, lambda each: drain(each, [TOPIC])):
+    for do in (migrate, lambda each: drain(each, [TOPIC]), lambda each: produce_tracking_events(each, events=1)):
         with pytest.raises(MendableError, match="certificate verify failed"):
             do(settings)
     assert any("certificate verify failed" in problem for problem in sink_status(settings).problems)
