@@ -6,6 +6,7 @@ import dagster as dg
 
 from dagster_pipelines.clusters import cluster_countries
 from dagster_pipelines.dbt_project import DbtProject
+from dagster_pipelines.retention import expire_dead_letters
 from dagster_pipelines.topics import raw_topics
 from dagster_pipelines.warehouse import dbt_assets
 from services.settings import Settings, read_settings
@@ -28,7 +29,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     manifest = DbtProject(settings or read_settings()).manifest()
     return dg.Definitions(
         assets=[raw_topics(), *dbt_assets(manifest), cluster_countries],
-        jobs=[DEMO],
+        jobs=[DEMO, expire_dead_letters],
         schedules=[
             dg.ScheduleDefinition(
                 name="hourly",
@@ -36,7 +37,14 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
                 cron_schedule="0 * * * *",
                 execution_timezone="UTC",
                 description="Takes in what is new and builds on it. Off until somebody turns it on.",
-            )
+            ),
+            dg.ScheduleDefinition(
+                name="nightly_retention",
+                job=expire_dead_letters,
+                cron_schedule="30 2 * * *",
+                execution_timezone="UTC",
+                description="Deletes old dead letters and counts them. Off until somebody turns it on.",
+            ),
         ],
         resources={"settings": settings or dg.ResourceDefinition(lambda _: read_settings())},
         # A process for each of four steps would import dbt and Dagster four times.

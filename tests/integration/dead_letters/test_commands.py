@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from dagster_pipelines.retention import expire_dead_letters
 from scopehouse.cli import app
 from services import settings as settings_module
 from services.errors import MendableError
@@ -95,3 +96,15 @@ def test_old_dead_letters_go_and_are_counted_but_coordinates_of_replays_stay(wor
     ]
     assert world.mark(contract, "dead_letter_count, expired_dead_letter_count") == (4, 2)
     assert "No dead letter is older than 90 days." in command("expire")
+
+
+def test_the_nightly_job_deletes_as_the_command_does(world: World) -> None:
+    contract = world.make()
+    world.send(contract, [b"garbage"])
+    world.drain(contract)
+    world.owner.execute(
+        "update ingest.dead_letters set failed_at = now() - interval '91 days' where topic = %s", [contract.topic]
+    )
+    assert expire_dead_letters.execute_in_process(resources={"settings": world.settings}).success
+    assert world.letters(contract, "topic") == []
+    assert world.mark(contract, "expired_dead_letter_count") == (1,)

@@ -77,7 +77,8 @@ def test_the_demo_runs_everything_in_order(definitions: dg.Definitions) -> None:
     assert order == ["drain_topics", "dbt_build", "cluster_countries", "dbt_build_on_clusters"]
 
 
-def test_the_schedule_is_off_until_turned_on(definitions: dg.Definitions) -> None:
-    schedule = definitions.resolve_schedule_def("hourly")
-    assert schedule.job_name == "demo"
+@pytest.mark.parametrize(("name", "job"), [("hourly", "demo"), ("nightly_retention", "expire_dead_letters")])
+def test_a_schedule_is_off_until_turned_on(definitions: dg.Definitions, name: str, job: str) -> None:
+    schedule = definitions.resolve_schedule_def(name)
+    assert schedule.job_name == job
     assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
