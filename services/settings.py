@@ -94,7 +94,7 @@ class Settings(BaseSettings):
         "consumer", alias="SCOPEHOUSE_GROUP_PROTOCOL", description="classic: for brokers before Kafka 4.0"
     )
     batch_rows: int = Field(25_000, alias="SCOPEHOUSE_BATCH_ROWS", ge=1)
-    batch_bytes: int = Field(16 * 1024 * 1024, alias="SCOPEHOUSE_BATCH_BYTES", ge=1)
+    batch_bytes: int = Field(8 * 1024 * 1024, alias="SCOPEHOUSE_BATCH_BYTES", ge=1)
     batch_milliseconds: int = Field(500, alias="SCOPEHOUSE_BATCH_MILLISECONDS", ge=1)
 
     # Dead letters: past a share of the latest records, or so many in a row, a partition stops.
