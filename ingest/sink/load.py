@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter, methodcaller
 from typing import Protocol
 
@@ -34,6 +35,8 @@ _COORDINATES = (
 _SCHEMA_ID = pa.field("_schema_id", pa.int32())
 # Rows of so many bytes are encoded at once: Postgres reads them while the next are encoded.
 _CHUNK_BYTES = 1024 * 1024
+# A refused row costs a few milliseconds: a whole batch of them would outlive the transaction's time.
+_CHECK_EVERY = 250
 
 
 class Decoder(Protocol):
@@ -90,8 +93,9 @@ def load(
         dead_letters: list[DeadLetter] = []
         outcomes: dict[TopicPartition, Outcome] = {}
         for part in prepared:
-            rejections = [*part.rejections, *copy_rows(connection, part.contract, part.rows, part.indices)]
-            outcomes |= _outcomes(part, rejections)
+            check = partial(_check_so_far, limit, part)
+            rejections = [*part.rejections, *copy_rows(connection, part.contract, part.rows, part.indices, check)]
+            outcomes |= _outcomes(part, rejections, len(part.records.messages))
             dead_letters += [DeadLetter.of(part.records.messages[each.index], each) for each in rejections]
             counts.add(part, rejections)
         limit.check(outcomes)
@@ -103,15 +107,21 @@ def load(
     return advances
 
 
-def _outcomes(part: Prepared, rejections: Sequence[Rejection]) -> dict[TopicPartition, Outcome]:
-    """Which records of each partition are bad."""
-    is_bad = np.zeros(len(part.records.messages), bool)
+def _check_so_far(limit: DeadLetterLimit, part: Prepared, refused: list[Rejection]) -> None:
+    """Judge the records up to the last that was refused; raises TooManyDeadLettersError."""
+    limit.check(_outcomes(part, [*part.rejections, *refused], refused[-1].index + 1))
+
+
+def _outcomes(part: Prepared, rejections: Sequence[Rejection], end: int) -> dict[TopicPartition, Outcome]:
+    """Which of the records before `end` are bad, by partition."""
     # The kind alone: this is logged, and an error's sentence may quote a value.
-    kinds = {rejection.index: rejection.error_class for rejection in rejections}
+    kinds = {rejection.index: rejection.error_class for rejection in rejections if rejection.index < end}
+    is_bad = np.zeros(end, bool)
     is_bad[list(kinds)] = True
+    partitions = part.records.partitions[:end]
     outcomes = {}
-    for number in np.unique(part.records.partitions).tolist():
-        mine = part.records.partitions == number
+    for number in np.unique(partitions).tolist():
+        mine = partitions == number
         bad = np.flatnonzero(mine & is_bad)
         outcomes[part.contract.topic, number] = Outcome(is_bad[mine], kinds[int(bad[-1])] if len(bad) else "")
     return outcomes
@@ -185,10 +195,14 @@ def _timestamps(messages: Sequence[Message]) -> pa.Array:
 
 
 def copy_rows(
-    connection: Connection, contract: Contract, rows: pa.RecordBatch, indices: pa.Int64Array
+    connection: Connection,
+    contract: Contract,
+    rows: pa.RecordBatch,
+    indices: pa.Int64Array,
+    check: Callable[[list[Rejection]], None] | None = None,
 ) -> list[Rejection]:
     """COPY rows in the caller's transaction; those that Postgres refuses are found by halving, in savepoints, and given
-    back with their `indices`."""
+    back with their `indices`. Now and then `check` sees those found so far, the last one last, and may raise."""
     if not rows.num_rows:
         return []
     refused: list[Rejection] = []
@@ -202,6 +216,8 @@ def copy_rows(
             if count == 1:
                 sentence = f"Postgres refused the row: {error.diag.message_primary}."
                 refused.append(Rejection(indices[start].as_py(), "RefusedByPostgres", sentence))
+                if check is not None and len(refused) % _CHECK_EVERY == 0:
+                    check(refused)
             else:
                 half = count // 2
                 pending += [(start + half, count - half), (start, half)]

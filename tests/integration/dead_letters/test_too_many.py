@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from ingest.sink import load
 from ingest.sink.limits import StoppedError
 from ingest.sink.run import run
 from scopehouse.cli import app
@@ -59,6 +61,24 @@ def test_what_postgres_refuses_counts_too(world: World) -> None:
     with pytest.raises(StoppedError, match="the last: RefusedByPostgres"):
         world.drain(contract, dead_letter_run=20)
     assert world.rows(contract, "id") == world.letters(contract, "topic") == []
+
+
+def test_a_batch_that_postgres_refuses_whole_is_given_up_early(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    contract = world.make()
+    world.owner.execute(f"alter table raw.{contract.table} add constraint by_hand check (false)")
+    world.send(contract, [world.good(contract)] * 20_000)
+    copies = []
+    copy = load._copy
+
+    def counted_copy(*words: Any) -> None:
+        copies.append(words)
+        copy(*words)
+
+    monkeypatch.setattr(load, "_copy", counted_copy)
+    with pytest.raises(StoppedError, match="500 records in a row are bad"):
+        world.drain(contract, dead_letter_run=500, batch_milliseconds=20_000)
+    assert len(copies) < 3 * 500
+    assert world.mark(contract, "next_offset, dead_letter_count") == (0, 0)
 
 
 def test_a_running_sink_goes_on_with_the_others_and_takes_up_what_was_resumed(world: World) -> None:
