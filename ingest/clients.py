@@ -7,6 +7,7 @@ names, for consumers, producers and administration alike; lines `schema.registry
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,21 @@ class Admin(AdminClient):  # type: ignore[misc]
     """A client for topics that can tell why a request got no answer; the request itself knows but that it timed out."""
 
     def __init__(self, configuration: dict[str, Any]) -> None:
-        self._said: list[KafkaError] = []
-        super().__init__({**configuration, "error_cb": self._said.append, "log_level": 0})
+        said: deque[KafkaError] = deque(maxlen=5)
+
+        def note(error: KafkaError) -> None:
+            if error.code() != KafkaError._ALL_BROKERS_DOWN:  # that says no reason
+                said.append(error)
+
+        self._said = said
+        super().__init__({**configuration, "error_cb": note, "log_level": 0})
 
     def words(self, error: BaseException) -> str:
         """What went wrong with a request, in words."""
         self.poll(0)
         code = error.args[0].code() if isinstance(error, KafkaException) else KafkaError._TIMED_OUT
         if code in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN) and self._said:
-            return str(self._said[0].str())
+            return str(self._said[-1].str())
         return str(error.args[0].str()) if isinstance(error, KafkaException) else "no answer"
 
 

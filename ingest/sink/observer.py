@@ -33,5 +33,8 @@ class Observer:
     def stopped(self, partitions: Iterable[TopicPartition], why: str) -> None:
         """Partitions are read no further; `why` is one sentence."""
 
+    def ended(self) -> None:
+        """The sink was asked to stop, and the process ends at once."""
+
     def broke(self, error: BaseException) -> None:
         """The session broke; the sink waits and begins another."""

@@ -81,17 +81,12 @@ class Reporter(Observer):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.metrics.__exit__(kind, error, at)
+        if error is None:
+            self.ended()
+            return
         with self._guard:
-            if error is None:
-                try:
-                    sink_file.remove(self._settings, os.getpid())
-                except OSError as problem:
-                    self._cannot_write(problem)
-            else:
-                self._note(sentence(error))
-                self._tell()
-            # A sink that did not stop in time goes on until the process ends.
-            self._can_write = False
+            self._note(sentence(error))
+            self._tell()
 
     def consumer_settings(self) -> Mapping[str, Any]:
         """The client's own statistics: they alone say whether a broker is there."""
@@ -160,6 +155,15 @@ class Reporter(Observer):
                 self._halt(partition, "stopped", why)
             self._note(why)
             self._tell()
+
+    def ended(self) -> None:
+        """The file goes; nothing that is heard from now on brings it back."""
+        with self._guard:
+            self._can_write = False
+            try:
+                sink_file.remove(self._settings, os.getpid())
+            except OSError as problem:
+                self._cannot_write(problem)
 
     def broke(self, error: BaseException) -> None:
         """The sink waits for a server."""

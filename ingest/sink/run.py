@@ -124,6 +124,8 @@ def run_until_told(
     sink.join(_STOP_SECONDS)
     if sink.is_alive():
         _log.warning("a server does not answer: stopped without it, nothing is half done")
+        if observer is not None:
+            observer.ended()
         sys.stderr.flush()
         os._exit(0)
     if errors:

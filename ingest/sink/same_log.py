@@ -57,6 +57,7 @@ class SameLog:
         Raises:
             LogChangedError: a topic was made again.
         """
+        self._admin.poll(0)  # or what its connections say would pile up
         if self._asked:
             if all(future.done() for future in self._asked.values()):
                 answers, self._asked = self._asked, {}

@@ -10,6 +10,7 @@ import psycopg
 from confluent_kafka import KafkaException
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
+from ingest.sink.broker import BrokerError
 from services.errors import MendableError
 
 
@@ -39,7 +40,7 @@ def server_of(error: BaseException | None) -> str:
         match error:
             case psycopg.Error():
                 return "postgres"
-            case KafkaException():
+            case KafkaException() | BrokerError():
                 return "kafka"
             case SchemaRegistryError() | httpx2.HTTPError():
                 return "registry"

@@ -104,7 +104,7 @@ def test_a_killed_sink_has_died_until_the_next_starts(stack: Settings, sink: Sin
         assert heir.end() == 0
 
 
-def test_a_frozen_postgres_does_not_hang_status(stack: Settings, sink: Sink) -> None:
+def test_a_frozen_postgres_hangs_neither_status_nor_a_stop(stack: Settings, sink: Sink, topics: Topics) -> None:
     frozen = list(_postgres_processes(stack))
     for process in frozen:
         process.suspend()
@@ -113,6 +113,13 @@ def test_a_frozen_postgres_does_not_hang_status(stack: Settings, sink: Sink) -> 
         now = status()
         assert time.monotonic() - began < 20
         assert any(problem.startswith("Postgres can't be asked") for problem in now["problems"])
+        topics.send_event(9 * 10**17 + 20_000)
+        topics.flush()
+        time.sleep(2)  # it waits for Postgres's answer by now, or ends without having asked
+        began = time.monotonic()
+        assert sink.end() == 0
+        assert time.monotonic() - began < 8
+        assert list((stack.state_dir / "sinks").iterdir()) == []
     finally:
         for process in frozen:
             process.resume()

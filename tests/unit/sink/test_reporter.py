@@ -11,6 +11,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from ingest.sink import sink_file
+from ingest.sink.broker import BrokerError
 from ingest.sink.offsets import Advance, Claim
 from ingest.sink.reporter import Reporter
 from ingest.sink.sentences import sentence, server_of
@@ -84,6 +85,7 @@ def test_a_state_folder_that_cannot_be_written_stops_nothing(tmp_path: Path) -> 
         (psycopg.errors.InvalidTextRepresentation(VALUE), "postgres"),
         (psycopg.errors.RaiseException(VALUE), "postgres"),
         (KafkaException(KafkaError(KafkaError._TRANSPORT)), "kafka"),
+        (BrokerError("It does not say."), "kafka"),
         (httpx2.ConnectError("refused"), "registry"),
         (ValueError(VALUE), "a server"),
         (KeyError(VALUE), "a server"),
