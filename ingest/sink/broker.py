@@ -45,7 +45,7 @@ def make_consumer(settings: Settings, **more: Any) -> Consumer:
             "fetch.queue.backoff.ms": 10,
             # What waits in the client is memory: enough for the next batch.
             "queued.min.messages": 20_000,
-            "queued.max.messages.kbytes": 16_384,
+            "queued.max.messages.kbytes": 4_096,
             **more,
         },
     )
