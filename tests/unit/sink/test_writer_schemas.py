@@ -20,7 +20,7 @@ def answering(body: bytes) -> Iterator[Settings]:
     """A server that answers 404 with that body."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 the library's name
+        def do_GET(self) -> None:
             self.send_response(404)
             self.end_headers()
             self.wfile.write(body)
