@@ -50,7 +50,7 @@ _LONGEST_PAUSE_SECONDS = 10.0
 # How often it is looked whether a partition that was left alone may be taken up again.
 _LOOK_SECONDS = 2.0
 # A stop may take 5 seconds; this is what the sink gets of it.
-_STOP_SECONDS = 4.0
+_STOP_SECONDS = 3.5
 _TRANSIENT = (*BROKEN, KafkaException, BrokerError, SchemaRegistryError, httpx2.HTTPError, OSError)
 
 _log = structlog.get_logger("scopehouse.sink")
