@@ -37,8 +37,11 @@ up: $(SETUP) ## Start the embedded servers
 down: $(SETUP) ## Stop the embedded servers
 	scopehouse down
 
-test: lint ## Lint, then every test: unit, integration (real servers), end to end
-	pytest
+# Folders that break servers again and again, and wait for them: minutes that `make test` can't spare.
+FAULTS := tests/integration/faults tests/integration/operations
+
+test: lint ## Lint, then unit, integration (real servers) and end-to-end tests
+	pytest $(addprefix --ignore=,$(FAULTS))
 
 test-unit: $(SETUP) ## Tests that need no server
 	pytest tests/unit
@@ -49,9 +52,9 @@ test-integration: $(SETUP) ## Tests against real servers, started once
 test-e2e: $(SETUP) ## The whole path as a user runs it
 	pytest tests/e2e
 
-test-faults: $(SETUP) ## The fault suite and the random kills, long: SCOPEHOUSE_FAULT_ROUNDS=5 by default
+test-faults: $(SETUP) ## Break servers and sinks: SCOPEHOUSE_FAULT_ROUNDS=5 by default, CI runs one
 	SCOPEHOUSE_FAULT_ROUNDS=$${SCOPEHOUSE_FAULT_ROUNDS:-5} \
-		pytest --timeout=3600 tests/integration/faults tests/integration/sink/test_kills.py
+		pytest --timeout=3600 $(FAULTS) tests/integration/sink/test_kills.py
 
 bench-sink: $(SETUP) ## The sink against Debezium's JDBC sink and a bare COPY; writes docs/benchmarks.md
 	python -m tests.bench.sink
