@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
@@ -15,7 +15,7 @@ from services.errors import MendableError
 
 CONTRACTS_FOLDER = Path(__file__).parent
 
-Encoding = Literal["avro", "json"]
+Encoding = Literal["avro", "json", "debezium"]
 
 _EXTRA_PROPERTIES = (
     "topic",
@@ -86,8 +86,9 @@ class Field:
 class Contract:
     """A topic: its name, where it goes, and its fields in order.
 
-    `retention_days` is how long raw keeps its rows; None is for ever. `schema` is the plain Avro schema, without
-    our extra properties: that is what is registered.
+    `fields` become the raw table's columns; of a change log (encoding `debezium`) they are the source table's columns
+    and then `CHANGE_FIELDS`. `retention_days` is how long raw keeps its rows; None is for ever. `schema` is the plain
+    Avro schema, without our extra properties: that is what is registered.
     """
 
     topic: str
@@ -111,6 +112,28 @@ class Contract:
     def subject(self) -> str:
         """The registry's subject."""
         return f"{self.topic}-value"
+
+
+def _change_field(name: str, kind: str, doc: str) -> Field:
+    return Field(
+        name=name,
+        doc=doc,
+        unit=None,
+        is_personal=False,
+        is_nullable=False,
+        has_default=False,
+        default=None,
+        kind=kind,
+        unix_seconds=False,
+    )
+
+
+# What stands beside the row in each entry of a change log.
+CHANGE_FIELDS = (
+    _change_field("_op", "string", "r read by a snapshot, c created, u updated, d deleted (the row is that before)."),
+    _change_field("_source_lsn", "long", "Where the change stands in the source's write-ahead log."),
+    _change_field("_source_at", "timestamp", "When the source committed the change; of a snapshot, when it was read."),
+)
 
 
 def identifier(name: str) -> str:
@@ -139,6 +162,7 @@ def read_contract(path: Path) -> Contract:
         raise ContractError(f'{path.name} is the contract of topic "{document["topic"]}": name the file after it.')
     if not _TOPIC.fullmatch(document["topic"]) or document["topic"] in (".", ".."):
         raise ContractError(f"{path.name}: Kafka takes no topic of that name: use letters, digits, '.', '_' and '-'.")
+    fields = tuple(_read_field(path.name, field) for field in document["fields"])
     contract = Contract(
         topic=document["topic"],
         domain=document["domain"],
@@ -149,11 +173,13 @@ def read_contract(path: Path) -> Contract:
         compatibility=document["compatibility"],
         retention_days=document["retention"],
         doc=document["doc"],
-        fields=tuple(_read_field(path.name, field) for field in document["fields"]),
+        fields=fields + CHANGE_FIELDS if document["encoding"] == "debezium" else fields,
         schema=_without_extras(document),
     )
-    if contract.encoding not in ("avro", "json"):
-        raise ContractError(f'{path.name}: encoding "{contract.encoding}" is not known: use "avro" or "json".')
+    if contract.encoding not in get_args(Encoding):
+        raise ContractError(
+            f'{path.name}: encoding "{contract.encoding}" is not known: use "avro", "json" or "debezium".'
+        )
     _check_names(path.name, contract)
     if contract.key not in {field.name for field in contract.fields}:
         raise ContractError(f'{path.name}: the key "{contract.key}" is no field of it.')
@@ -217,10 +243,13 @@ def _check_names(file: str, contract: Contract) -> None:
             raise ContractError(f"{where}: a column's name has 1 to {_IDENTIFIER_BYTES} bytes: use another.")
         if name in _SYSTEM_COLUMNS:
             raise ContractError(f"{where}: Postgres has a column of that name in each table: use another.")
-        if contract.encoding == "avro" and not _AVRO_NAME.fullmatch(name):
+        if contract.encoding != "json" and not _AVRO_NAME.fullmatch(name):
             raise ContractError(f"{where}: Avro's names have letters, digits and underscores: use another.")
         if any(each in '"\\' or each < " " or "\ud800" <= each <= "\udfff" for each in name):
             raise ContractError(f"{where}: the name has a quotation mark, backslash or control character: use another.")
+    for field in contract.fields:
+        if contract.encoding == "debezium" and field.kind == "nested":
+            raise ContractError(f"{file}, field {field.name!r}: a table's column comes as plain value: use a string.")
 
 
 def _strip_null(where: str, avro_type: Any) -> tuple[Any, bool]:

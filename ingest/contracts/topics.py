@@ -42,14 +42,15 @@ class IncompatibleSchemaError(MendableError):
 def check_subjects(settings: Settings, contracts: Iterable[Contract]) -> None:
     """Compare each contract with the latest schema that is registered for it. Changes nothing.
 
-    The registry's own rule lets a field go, and its answer names no field.
+    The registry's own rule lets a field go, and its answer names no field. A change log's schema is its table's: what
+    captures it registers it, and the sink judges each record by it.
 
     Raises:
         IncompatibleSchemaError: a field is gone, renamed, of another type, or new and not optional.
         MendableError: the registry can't be reached.
     """
     registry = make_registry(settings)
-    for contract in contracts:
+    for contract in filter(_is_registered_by_us, contracts):
         latest = _latest(registry, contract)
         if latest is None:
             continue
@@ -59,7 +60,7 @@ def check_subjects(settings: Settings, contracts: Iterable[Contract]) -> None:
 
 
 def apply_topics(settings: Settings, contracts: Iterable[Contract]) -> None:
-    """Create the topics that are missing and register each contract's schema; safe to repeat.
+    """Create the topics that are missing and register each contract's schema (no change log's); safe to repeat.
 
     Raises:
         IncompatibleSchemaError: a contract breaks its subject's compatibility rule.
@@ -68,7 +69,7 @@ def apply_topics(settings: Settings, contracts: Iterable[Contract]) -> None:
     contracts = list(contracts)
     _create_topics(settings, contracts)
     registry = make_registry(settings)
-    for contract in contracts:
+    for contract in filter(_is_registered_by_us, contracts):
         _register(registry, contract)
 
 
@@ -77,6 +78,10 @@ def registered_schema(contract: Contract) -> Schema:
     if contract.encoding == "avro":
         return Schema(json.dumps(contract.schema), "AVRO")
     return Schema(json.dumps(_json_schema(contract)), "JSON")
+
+
+def _is_registered_by_us(contract: Contract) -> bool:
+    return contract.encoding != "debezium"
 
 
 def _create_topics(settings: Settings, contracts: list[Contract]) -> None:

@@ -23,8 +23,8 @@ class Decoded:
     """The records of one topic in a batch, decoded.
 
     `columns` has the contract's columns, as COPY wants them, one row for each of `indices` (the record's place in
-    the batch, ascending); `schema_ids` stands beside them. Every record is either there or in `rejections`.
-    `mended_values` counts the bare NaN taken as null.
+    the batch, ascending); `schema_ids` stands beside them. Every other record is in `rejections`, or in `skipped`: it
+    says nothing that a row could hold (a change log's tombstone). `mended_values` counts the bare NaN taken as null.
     """
 
     columns: pa.RecordBatch
@@ -32,6 +32,7 @@ class Decoded:
     schema_ids: pa.Int32Array
     rejections: list[Rejection] = field(default_factory=list)
     mended_values: int = 0
+    skipped: list[int] = field(default_factory=list)
 
 
 def concatenate(parts: Sequence[Decoded]) -> Decoded:
@@ -49,4 +50,5 @@ def concatenate(parts: Sequence[Decoded]) -> Decoded:
         schema_ids=schema_ids.take(order).combine_chunks(),
         rejections=[rejection for part in parts for rejection in part.rejections],
         mended_values=sum(part.mended_values for part in parts),
+        skipped=[index for part in parts for index in part.skipped],
     )

@@ -64,6 +64,7 @@ class Prepared:
     indices: pa.Int64Array
     rejections: list[Rejection]
     mended_values: int
+    skipped: list[int]
 
 
 def prepare(batch: Batch, topics: Mapping[str, Topic]) -> list[Prepared]:
@@ -137,7 +138,7 @@ class _Counts:
 
     def add(self, part: Prepared, rejections: Sequence[Rejection]) -> None:
         topic = part.contract.topic
-        numbers, counts = np.unique(part.records.partitions, return_counts=True)
+        numbers, counts = np.unique(np.delete(part.records.partitions, part.skipped), return_counts=True)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             self._records[topic, number] += count
         for rejection in rejections:
@@ -168,7 +169,9 @@ def _prepare(topic: Topic, records: Records) -> Prepared:
         coordinates = [column.take(decoded.indices) for column in coordinates]
     partitions, offsets, timestamps = coordinates
     rows = raw_rows(topic.contract, decoded.columns, partitions, offsets, timestamps, decoded.schema_ids)
-    return Prepared(topic.contract, records, rows, decoded.indices, decoded.rejections, decoded.mended_values)
+    return Prepared(
+        topic.contract, records, rows, decoded.indices, decoded.rejections, decoded.mended_values, decoded.skipped
+    )
 
 
 def raw_rows(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ingest.contracts.contract import Contract, load_contracts
 from ingest.sink.avro_decoder import AvroDecoder
+from ingest.sink.debezium_decoder import DebeziumDecoder
 from ingest.sink.json_decoder import JsonDecoder
 from ingest.sink.load import Topic
 from ingest.sink.writer_schemas import WriterSchemas
@@ -29,5 +30,10 @@ def loaded_topics(settings: Settings, names: Iterable[str] | None = None) -> dic
 
 
 def _topic(contract: Contract, schemas: WriterSchemas) -> Topic:
-    decoder = AvroDecoder(contract, schemas) if contract.encoding == "avro" else JsonDecoder(contract)
-    return Topic(contract, decoder)
+    match contract.encoding:
+        case "avro":
+            return Topic(contract, AvroDecoder(contract, schemas))
+        case "debezium":
+            return Topic(contract, DebeziumDecoder(contract, schemas))
+        case "json":
+            return Topic(contract, JsonDecoder(contract))

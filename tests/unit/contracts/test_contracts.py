@@ -9,20 +9,29 @@ import fastavro
 import pytest
 
 from ingest.contracts import generate
-from ingest.contracts.contract import CONTRACTS_FOLDER, Contract, ContractError, load_contracts, read_contract
+from ingest.contracts.contract import CONTRACTS_FOLDER, ContractError, load_contracts, read_contract
 from ingest.contracts.raw_tables import create_table
 from ingest.contracts.topics import registered_schema
 from ingest.sink.avro_decoder import AvroDecoder
+from ingest.sink.debezium_decoder import DebeziumDecoder
 from ingest.sink.json_decoder import JsonDecoder
+from tests.fakes import debezium
 
 EXAMPLES = sorted((CONTRACTS_FOLDER / "examples").glob("*.json"))
 
 
-class OneSchema:
-    """A registry that has the contract's own schema under every id."""
+# As a table's columns come: Debezium writes a time as text.
+CHANGE_COLUMNS = {
+    field["name"]: debezium.TIME if isinstance(field["type"], dict) else field["type"]
+    for field in load_contracts()["adventure.public.bike_emissions"].schema["fields"]
+}
 
-    def __init__(self, contract: Contract) -> None:
-        self._text = json.dumps(contract.schema)
+
+class OneSchema:
+    """A registry that has one schema under every id."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
 
     def schema_text(self, schema_id: int) -> str:
         return self._text
@@ -48,10 +57,16 @@ def test_an_example_becomes_a_row(path: Path) -> None:
     contract = load_contracts()[path.name.rsplit(".", 2)[0]]
     if contract.encoding == "json":
         decoded = JsonDecoder(contract).decode([path.read_bytes()])
+    elif contract.encoding == "debezium":
+        schema = debezium.envelope(CHANGE_COLUMNS)
+        values = debezium.encode(schema, [json.loads(path.read_text())])
+        decoded = DebeziumDecoder(contract, OneSchema(schema)).decode(values)
     else:
         body = io.BytesIO()
         fastavro.schemaless_writer(body, fastavro.parse_schema(contract.schema), json.loads(path.read_text()))
-        decoded = AvroDecoder(contract, OneSchema(contract)).decode([b"\x00\x00\x00\x00\x01" + body.getvalue()])
+        decoded = AvroDecoder(contract, OneSchema(json.dumps(contract.schema))).decode(
+            [b"\x00\x00\x00\x00\x01" + body.getvalue()]
+        )
     assert decoded.rejections == []
     assert decoded.columns.num_rows == 1
 
@@ -115,6 +130,10 @@ def test_a_long_topic_has_a_table_of_its_own(tmp_path: Path) -> None:
         ({"fields": [field(), field(name="a b")], "encoding": "avro"}, "Avro's names"),
         ({"fields": [field(), field(name="m", type={"type": "map", "values": "int"})]}, "can't be a raw column"),
         ({"fields": [field(), field(name="m", type={"type": "array", "items": "bytes"})]}, "inside a jsonb column"),
+        (
+            {"fields": [field(), field(name="m", type={"type": "array", "items": "int"})], "encoding": "debezium"},
+            "use a string",
+        ),
     ],
 )
 def test_a_wrong_contract_is_refused_with_what_to_mend(

@@ -23,6 +23,7 @@ GROUPS = {
         "ml/top_emitters_by_cluster",
     },
     "mobility": {
+        "raw/adventure_public_bike_emissions",
         "raw/tracking_events",
         "staging/stg_tracking__events",
         "intermediate/int_mobility__event_contents",
