@@ -62,6 +62,8 @@ class Reporter(Observer):
         self._started_at = time.time()
         self._guard = threading.RLock()
         self._partitions: dict[TopicPartition, _Partition] = {}
+        # Whether these were owned, and are shown for as long as the sink waits for a server to be given some again.
+        self._are_former = False
         self._waiting_for: str | None = None
         self._last_error: str | None = None
         self._last_error_at: float | None = None
@@ -99,18 +101,19 @@ class Reporter(Observer):
         }
 
     def connected(self) -> None:
-        """Postgres is there."""
+        """Postgres is there; what was owned before is not yet, and may never be."""
         with self._guard:
-            for partition in self._partitions:
-                self.metrics.forget(partition)
-            self._partitions.clear()
             if self._waiting_for in ("postgres", "a server"):
                 self._wait_for(None)
+            self._are_former = True
+            if self._waiting_for is None:
+                self._forget_former()
             self._tell()
 
     def assigned(self, claims: Mapping[TopicPartition, Claim]) -> None:
         """These are ours now."""
         with self._guard:
+            self._forget_former()
             for partition, owned in claims.items():
                 self._partitions[partition] = _Partition(owned.next_offset)
             self._tell()
@@ -118,6 +121,10 @@ class Reporter(Observer):
     def revoked(self, partitions: Iterable[TopicPartition]) -> None:
         """These are ours no more."""
         with self._guard:
+            if self._waiting_for == "kafka":
+                # Given up, not handed over: while Kafka is away nobody is given them.
+                self._are_former = True
+                return
             for partition in partitions:
                 if self._partitions.pop(partition, None) is not None:
                     self.metrics.forget(partition)
@@ -185,6 +192,7 @@ class Reporter(Observer):
             is_there = any(broker["state"] == "UP" for broker in statistics["brokers"].values())
             if is_there and self._waiting_for == "kafka":
                 self._wait_for(None)
+                self._forget_former()
             elif not is_there and self._waiting_for is None:
                 self._wait_for("kafka")
             self._tell()
@@ -197,6 +205,13 @@ class Reporter(Observer):
             return
         self._quiet_until[error.code()] = time.monotonic() + _QUIET_SECONDS
         _log.warning("Kafka's client says", error=error.str())
+
+    def _forget_former(self) -> None:
+        if self._are_former:
+            for partition in self._partitions:
+                self.metrics.forget(partition)
+            self._partitions.clear()
+            self._are_former = False
 
     def _halt(self, partition: TopicPartition, state: str, why: str) -> None:
         if (found := self._partitions.get(partition)) is not None:

@@ -44,7 +44,7 @@ WORKERS = multiprocessing.get_context("forkserver")
 WORKERS.set_forkserver_preload(["ingest.sink.drain", "ingest.sink.run"])
 
 
-def wait_until(is_true: Callable[[], object], seconds: float = 90.0, every: float = 0.1) -> None:
+def wait_until(is_true: Callable[[], object], seconds: float = 180.0, every: float = 0.1) -> None:
     """Until the condition holds; a deadline far away, for machines are slow at times."""
     deadline = time.monotonic() + seconds
     while not is_true():
@@ -157,7 +157,7 @@ class Log:
             statement = "select epoch from ingest.offsets where topic = %s order by partition"
             return [epoch for (epoch,) in session.execute(statement, [self.topic])]
 
-    def wait_landed(self, seconds: float = 90.0) -> None:
+    def wait_landed(self, seconds: float = 180.0) -> None:
         """Until the marks have passed all that was produced."""
         wait_until(lambda: self.landed() >= len(self.produced), seconds, 0.2)
 

@@ -97,7 +97,7 @@ def test_records_deleted_under_a_running_sink_are_reported_and_not_skipped(
         log.produce(5_000)
         delete_below(log, 5_000)
         os.kill(sink.pid, signal.SIGCONT)
-        sink.join(60)
+        sink.join(120)
         assert sink.exitcode == 1
     # What it had fetched already may have landed.
     with pytest.raises(LogChangedError, match="begins at offset 5000, but raw ends at"):

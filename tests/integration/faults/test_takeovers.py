@@ -36,7 +36,7 @@ def test_a_frozen_sink_is_replaced_in_seconds_and_refused_when_it_wakes(
             wakes.wait()
 
         relay.trap = Trap(words, phase, freeze, cuts=False)
-        assert is_frozen.wait(60)
+        assert is_frozen.wait(120)
         began = time.monotonic()
         with member(log.settings, log.topic):
             log.wait_landed()
@@ -49,7 +49,7 @@ def test_a_frozen_sink_is_replaced_in_seconds_and_refused_when_it_wakes(
             log.produce(500)
             log.wait_landed()
             os.kill(frozen.pid, signal.SIGTERM)
-            frozen.join(20)
+            frozen.join(60)
             assert frozen.exitcode == 0
     log.check()
 

@@ -20,9 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.settings import Settings
 from tests.integration.conftest import free_ports
-from tests.integration.sink.conftest import Topics
+from tests.integration.sink.conftest import TRACKING, Topics
 
-PATIENCE_SECONDS = 60.0
+# Far away: machines are slow at times.
+PATIENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Sink:
     def metric(self, name: str, **labels: str) -> float | None:
         """The sum of the samples that have the name and these labels; None where there is none."""
         address = f"http://127.0.0.1:{self.metrics_port}/metrics"
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=5) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=30) as answer:
             text = answer.read().decode()
         values = [
             sample.value
@@ -53,7 +54,7 @@ class Sink:
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End it and wait; its exit code."""
         self.process.send_signal(how)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 def eventually(what: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
@@ -72,7 +73,7 @@ def eventually(what: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> An
 def status() -> dict[str, Any]:
     """`scopehouse status --json`, which answers in seconds whatever is down."""
     words = [sys.executable, "-m", "scopehouse", "status", "--json"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
@@ -100,9 +101,10 @@ def a_sink(folder: Path, *words: str, **environment: str) -> Iterator[Sink]:
 
 @pytest.fixture
 def sink(stack: Settings, tmp_path: Path) -> Iterator[Sink]:
-    """A sink of tracking_events that has its partitions; killed at the end if it still runs."""
+    """A sink of tracking_events that has its partitions and all they hold; killed at the end if it still runs."""
     with a_sink(tmp_path, "tracking_events") as running:
-        eventually(lambda: running.metric("scopehouse_sink_lag", topic="tracking_events") is not None)
+        for number in map(str, range(TRACKING.partitions)):
+            eventually(lambda: running.metric("scopehouse_sink_lag", partition=number) == 0)  # noqa: B023
         yield running
 
 

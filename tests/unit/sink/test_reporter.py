@@ -72,6 +72,46 @@ def test_a_partition_lands_is_idle_waits_and_is_fenced(settings: Settings) -> No
     assert sink_file.read_all(settings) == []
 
 
+@pytest.mark.parametrize(
+    ("error", "server"),
+    [(KafkaException(KafkaError(KafkaError._TRANSPORT)), "kafka"), (httpx2.ConnectError("refused"), "registry")],
+)
+def test_a_sink_whose_sessions_break_for_a_server_shows_its_partitions_as_waiting(
+    settings: Settings, error: Exception, server: str
+) -> None:
+    with Reporter(settings) as reporter:
+        reporter.connected()
+        reporter.assigned({PARTITION: Claim(5, 1), ("trips", 1): Claim(7, 1)})
+        for _ in range(2):
+            reporter.broke(error)
+            reporter.connected()
+            assert [each.state for each in state_of(settings).partitions] == [f"waiting for {server}"] * 2
+        # The other one went to another member meanwhile.
+        reporter.assigned({PARTITION: Claim(6, 3)})
+        assert [(each.partition, each.next_offset) for each in state_of(settings).partitions] == [(0, 6)]
+        reporter.assigned({("trips", 2): Claim(0, 1)})
+        assert [each.partition for each in state_of(settings).partitions] == [0, 2]
+
+
+def test_a_sink_that_waited_for_kafka_owns_nothing_until_it_is_given_partitions(settings: Settings) -> None:
+    with Reporter(settings) as reporter:
+        hear = reporter.consumer_settings()["stats_cb"]
+        reporter.connected()
+        reporter.assigned({PARTITION: Claim(5, 1)})
+        hear(statistics(end=9))
+        reporter.broke(KafkaException(KafkaError(KafkaError._TRANSPORT)))
+        reporter.connected()
+        hear(statistics(end=9, broker="DOWN"))
+        # The classic protocol's client gives its partitions up after a while.
+        reporter.revoked([PARTITION])
+        assert [each.state for each in state_of(settings).partitions] == ["waiting for kafka"]
+        hear(statistics(end=9))
+        assert state_of(settings).waiting_for is None
+        assert state_of(settings).partitions == ()
+        value = reporter.metrics.registry.get_sample_value
+        assert value("scopehouse_sink_lag", {"topic": "trips", "partition": "0"}) is None
+
+
 def test_a_state_folder_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with Reporter(Settings(state_dir=tmp_path / "file")) as reporter:
