@@ -10,6 +10,7 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote, unquote, urlsplit
 
 from platformdirs import user_cache_path
 from pydantic import Field, SecretStr, ValidationError
@@ -19,7 +20,7 @@ from services.errors import MendableError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
-Role = Literal["migrate", "ingest", "transform", "bi"]
+Role = Literal["admin", "migrate", "ingest", "transform", "bi"]
 
 
 class SettingsError(MendableError):
@@ -40,8 +41,17 @@ class Settings(BaseSettings):
         description="jars are fetched into it once",
     )
 
+    secrets_dir: Path | None = Field(
+        None,
+        alias="SCOPEHOUSE_SECRETS_DIR",
+        description="a folder of files: one named as a setting holds its value, one named as a login its password",
+    )
+
     # Where the warehouse, the broker and the registry are. One URL does for every role; a role's own URL wins.
     database_url: SecretStr | None = Field(None, alias="DATABASE_URL", description="scopehouse_transform's")
+    admin_database_url: SecretStr | None = Field(
+        None, alias="SCOPEHOUSE_ADMIN_DATABASE_URL", description="a superuser's; `scopehouse roles` alone uses it"
+    )
     migrate_database_url: SecretStr | None = Field(None, alias="SCOPEHOUSE_MIGRATE_DATABASE_URL")
     ingest_database_url: SecretStr | None = Field(None, alias="SCOPEHOUSE_INGEST_DATABASE_URL")
     bi_database_url: SecretStr | None = Field(None, alias="SCOPEHOUSE_BI_DATABASE_URL")
@@ -103,12 +113,13 @@ class Settings(BaseSettings):
     dead_letter_days: int = Field(90, alias="SCOPEHOUSE_DEAD_LETTER_DAYS", ge=1, description="then they are deleted")
 
     def url_of(self, role: Role) -> str:
-        """The Postgres URL that `role` connects with.
+        """The Postgres URL that `role` connects with, its password from the secrets where the URL has none.
 
         Raises:
             SettingsError: neither the role's own variable nor DATABASE_URL is set.
         """
         own = {
+            "admin": self.admin_database_url,
             "migrate": self.migrate_database_url,
             "ingest": self.ingest_database_url,
             "transform": self.database_url,
@@ -117,7 +128,7 @@ class Settings(BaseSettings):
         url = own or self.database_url
         if url is None:
             raise SettingsError("No Postgres is set: run `scopehouse up`, or set DATABASE_URL to your own.")
-        return url.get_secret_value()
+        return self._with_password(url.get_secret_value())
 
     @property
     def bootstrap_servers(self) -> str:
@@ -135,6 +146,16 @@ class Settings(BaseSettings):
             )
         return self.schema_registry_url
 
+    def _with_password(self, url: str) -> str:
+        parts = urlsplit(url)
+        if self.secrets_dir is None or parts.username is None or parts.password is not None:
+            return url
+        file = self.secrets_dir / unquote(parts.username)
+        if not file.is_file():
+            return url
+        login, _, server = parts.netloc.rpartition("@")
+        return parts._replace(netloc=f"{login}:{quote(file.read_text().strip(), safe='')}@{server}").geturl()
+
     @property
     def connections_file(self) -> Path:
         """What ``up`` writes: the running servers' addresses and passwords, readable by the owner only."""
@@ -149,10 +170,17 @@ def read_settings() -> Settings:
     """
     state_dir = Path(os.environ.get("SCOPEHOUSE_STATE_DIR") or PROJECT_ROOT / ".scopehouse")
     try:
-        return Settings(_env_file=state_dir / "connections.env")  # type: ignore[call-arg]
+        return Settings(_env_file=state_dir / "connections.env", _secrets_dir=_secrets_dir())  # type: ignore[call-arg]
     except ValidationError as error:
         first = error.errors()[0]
         raise SettingsError(f"{first['loc'][0]} can't be used: {first['msg']}.") from error
+
+
+def _secrets_dir() -> Path | None:
+    name = os.environ.get("SCOPEHOUSE_SECRETS_DIR")
+    if name and not Path(name).is_dir():
+        raise SettingsError(f"SCOPEHOUSE_SECRETS_DIR names {name}, which is no folder: make it, or name another.")
+    return Path(name) if name else None
 
 
 @cache

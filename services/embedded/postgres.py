@@ -15,13 +15,11 @@ from pathlib import Path
 
 import psutil
 import psycopg
-from psycopg import sql
 
 from services.embedded import passwords
 from services.embedded.server import Launch, Server, ServerError, await_end
+from services.roles import make_roles
 from services.settings import Settings
-
-DATABASE = "scopehouse"
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -36,16 +34,6 @@ SETTINGS = {
     "max_slot_wal_keep_size": "2GB",
     "max_wal_size": "2GB",
     "wal_compression": "pglz",
-}
-
-# What each role may be. Grants on schemas and tables are the migration's: it owns them.
-ROLES = {
-    "scopehouse_migrate": "login createrole",
-    "scopehouse_ingest": "login",
-    "scopehouse_transform": "login",
-    "scopehouse_cdc": "login replication",
-    "scopehouse_bi": "login",
-    "registry": "login",
 }
 
 
@@ -125,24 +113,7 @@ class Postgres(Server):
     def on_healthy(self) -> None:
         """Make the roles and databases that are not there yet."""
         with self.connect("postgres") as connection:
-            for role, may in ROLES.items():
-                self._make_role(connection, role, may)
-            # The owner of the warehouse sets transform's default privileges and so must be able to be it.
-            connection.execute("grant scopehouse_transform to scopehouse_migrate")
-            connection.execute("alter role scopehouse_bi set default_transaction_read_only = on")
-            connection.execute("alter role scopehouse_bi set statement_timeout = '30s'")
-            databases = {name for (name,) in connection.execute("select datname from pg_database")}
-            members = ", ".join(role for role in ROLES if role != "registry")
-            for database, owner, users in (
-                (DATABASE, "scopehouse_migrate", members),
-                ("registry", "registry", "registry"),
-            ):
-                if database not in databases:
-                    connection.execute(f"create database {database} owner {owner}")
-                connection.execute(f"revoke all on database {database} from public")
-                connection.execute(f"grant connect, temporary on database {database} to {users}")
-            # Where only the superuser has business.
-            connection.execute("revoke all on database postgres, template1 from public")
+            make_roles(connection, self.passwords)
 
     def stop(self) -> bool:
         """Stop it, and what a killed server has left behind."""
@@ -183,19 +154,6 @@ class Postgres(Server):
             sslmode="disable",
             connect_timeout=2,
             autocommit=True,
-        )
-
-    def _make_role(self, connection: psycopg.Connection, role: str, may: str) -> None:
-        # Postgres gets a verifier: a password in a statement could end in its log.
-        password = connection.pgconn.encrypt_password(self.passwords[role].encode(), role.encode(), b"scram-sha-256")
-        known = connection.execute("select from pg_roles where rolname = %s", [role]).fetchone()
-        connection.execute(
-            sql.SQL("{} role {} with {} password {}").format(
-                sql.SQL("alter" if known is not None else "create"),
-                sql.Identifier(role),
-                sql.SQL(may),
-                sql.Literal(password.decode()),
-            )
         )
 
     # Postgres refuses to run as root; then another user runs it.

@@ -15,10 +15,11 @@ from typing import Literal
 from services import settings as settings_module
 from services.embedded import jars, passwords
 from services.embedded.kafka import Kafka
-from services.embedded.postgres import DATABASE, Postgres
+from services.embedded.postgres import Postgres
 from services.embedded.progress import Report, silent
 from services.embedded.registry import Registry
 from services.embedded.server import Server, ServerError
+from services.roles import DATABASE
 from services.settings import Settings
 
 SERVERS: tuple[type[Server], ...] = (Postgres, Kafka, Registry)
@@ -187,7 +188,7 @@ def _write_connections(settings: Settings) -> None:
 def _lock(settings: Settings, report: Report) -> Iterator[None]:
     """Hold the state folder's lock, so that two commands don't start or stop servers at once."""
     if not settings.state_dir.exists():
-        settings.state_dir.mkdir(parents=True)
+        settings.state_dir.mkdir(parents=True, exist_ok=True)  # another `up` may be as quick
         settings.state_dir.chmod(0o755)  # whatever the umask: Postgres may run as another user
     (settings.state_dir / "logs").mkdir(exist_ok=True)
     with (settings.state_dir / "lock").open("w") as file:

@@ -25,10 +25,11 @@ from pydantic import SecretStr
 
 from services.embedded import jars, passwords
 from services.embedded.kafka import Kafka
-from services.embedded.postgres import DATABASE, Postgres
+from services.embedded.postgres import Postgres
 from services.embedded.progress import silent
 from services.embedded.registry import Registry
 from services.embedded.server import Launch
+from services.roles import DATABASE
 from services.settings import Settings
 from tests.integration.conftest import embedded_environment, free_ports
 
