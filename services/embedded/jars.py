@@ -32,6 +32,7 @@ ROOTS = {
     "registry": ("io.apicurio:apicurio-registry-app:3.3.3:all:tar.gz",),
     "connect": ("org.apache.kafka:connect-runtime:4.3.1", "org.slf4j:slf4j-simple:1.7.36"),
     "avro-converter": ("io.apicurio:apicurio-registry-utils-converter:2.6.13.Final",),
+    "debezium-postgres": ("io.debezium:debezium-connector-postgres:3.7.0.Final:plugin:tar.gz",),
     "jdbc-sink": ("io.debezium:debezium-connector-jdbc:3.6.0.Final:plugin:tar.gz",),
 }
 
