@@ -8,7 +8,7 @@ from dagster_pipelines.clusters import cluster_countries
 from dagster_pipelines.dbt_project import DbtProject
 from dagster_pipelines.retention import expire_dead_letters
 from dagster_pipelines.topics import raw_topics
-from dagster_pipelines.warehouse import dbt_assets
+from dagster_pipelines.warehouse import dbt_assets, landed_tables
 from services.settings import Settings, read_settings
 
 DEMO = dg.define_asset_job(
@@ -28,7 +28,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     """
     manifest = DbtProject(settings or read_settings()).manifest()
     return dg.Definitions(
-        assets=[raw_topics(), *dbt_assets(manifest), cluster_countries],
+        assets=[raw_topics(), *landed_tables(manifest), *dbt_assets(manifest), cluster_countries],
         jobs=[DEMO, expire_dead_letters],
         schedules=[
             dg.ScheduleDefinition(

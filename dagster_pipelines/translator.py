@@ -44,5 +44,5 @@ def domain_of(props: Mapping[str, Any]) -> str:
         return "reference"
     folder = str(props["fqn"][2])
     domains = {contract.source: contract.domain for contract in load_contracts().values()}
-    # What is built on the clusters is about countries, like the clusters.
-    return {**domains, "ml": "countries"}.get(folder, folder)
+    # What is built on the clusters is about countries, like the clusters; Climatiq is asked about bikes.
+    return {**domains, "ml": "countries", "climatiq": "mobility"}.get(folder, folder)

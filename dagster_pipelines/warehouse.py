@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_pipelines.dbt_project import DbtProject, NodeResult
-from dagster_pipelines.translator import WarehouseTranslator
+from dagster_pipelines.translator import WarehouseTranslator, domain_of
 from services.settings import Settings
 
 _ASSET_TYPES = ("model", "seed", "snapshot")
@@ -31,6 +31,16 @@ def dbt_assets(manifest: Mapping[str, Any]) -> list[dg.AssetsDefinition]:
             ("dbt_build_on_clusters", [each for each in nodes if each in on_clusters]),
         )
         if ids
+    ]
+
+
+def landed_tables(manifest: Mapping[str, Any]) -> list[dg.AssetSpec]:
+    """The dbt sources that no asset here makes: what API clients land."""
+    translator = WarehouseTranslator()
+    return [
+        dg.AssetSpec(translator.get_asset_key(source), description=source["description"], group_name=domain_of(source))
+        for source in manifest["sources"].values()
+        if source["schema"] != _CLUSTER_SCHEMA and "topic" not in source["config"]["meta"]
     ]
 
 

@@ -149,8 +149,10 @@ class Ledger:
         self._api = api
         self._monthly_calls = monthly_calls
 
-    def reserve(self, endpoint: str, wanted: int) -> tuple[int, int]:
+    def reserve(self, endpoint: str, wanted: int, prices: Sequence[Decimal] = ()) -> tuple[int, int]:
         """Count up to `wanted` calls as made; returns the entry's id and how many there are (fewer at the end).
+
+        `prices` (US dollars) are what the calls ask about, one each; without them they are about every price.
 
         Raises:
             BudgetSpentError: not one is left.
@@ -165,9 +167,9 @@ class Ledger:
                 raise BudgetSpentError
             call_id = _number(
                 self._connection.execute(
-                    "insert into ingest.api_calls (api, endpoint, call_count) values (%s, %s, %s)"
+                    "insert into ingest.api_calls (api, endpoint, call_count, prices_usd) values (%s, %s, %s, %s)"
                     " returning api_call_id",
-                    [self._api, endpoint, granted],
+                    [self._api, endpoint, granted, list(prices[:granted]) or None],
                 )
             )
         return call_id, granted
@@ -315,16 +317,25 @@ class _Sync:
     def _ask(self, batch: Sequence[EstimateRequest]) -> list[Answer]:
         """Answers to the first of `batch`: all of them, or as many as the budget has left."""
         return self._call(
-            BATCH_ENDPOINT, len(batch), lambda granted: self._client.estimate(batch[:granted]), self._land_answers
+            BATCH_ENDPOINT,
+            len(batch),
+            lambda granted: self._client.estimate(batch[:granted]),
+            self._land_answers,
+            [request.price_usd for request in batch],
         ).content
 
     def _call(
-        self, endpoint: str, wanted: int, send: Callable[[int], Reply[T]], land: Callable[[Reply[T], int], None]
+        self,
+        endpoint: str,
+        wanted: int,
+        send: Callable[[int], Reply[T]],
+        land: Callable[[Reply[T], int], None],
+        prices: Sequence[Decimal] = (),
     ) -> Reply[T]:
         """Reserve, send, land; again with back-off while it may pass. Every attempt that was sent is counted."""
 
         def attempt() -> Reply[T]:
-            call_id, granted = self._ledger.reserve(endpoint, wanted)
+            call_id, granted = self._ledger.reserve(endpoint, wanted, prices)
             self._calls += granted
             try:
                 reply = send(granted)

@@ -1,5 +1,5 @@
--- What Climatiq's API has answered, and the ledger of calls. Run by `scopehouse migrate` after grants.sql, whose
--- pg_temp.grant_if it uses; may be run again at any time.
+-- What Climatiq's API has answered, and the ledger of calls. Run by `scopehouse migrate` after schema.sql and
+-- grants.sql, whose pg_temp.add_column and pg_temp.grant_if it uses; may be run again at any time.
 
 -- One row an attempt: written and committed before it is sent, so that a process killed while waiting leaves it counted.
 create table if not exists ingest.api_calls (
@@ -13,6 +13,8 @@ create table if not exists ingest.api_calls (
     ended_at timestamptz
 );
 comment on table ingest.api_calls is 'Calls of paid APIs. A month''s budget is the sum of call_count, unsent apart.';
+select pg_temp.add_column('ingest.api_calls', 'prices_usd', 'numeric[]');
+comment on column ingest.api_calls.prices_usd is 'What was asked about, US dollars; null: about every price.';
 comment on column ingest.api_calls.call_count is 'Each item of a batch is a call.';
 comment on column ingest.api_calls.outcome is
 'lost: no answer came (or none yet); unsent: no connection; answered; failed: an answer that is an error.';

@@ -10,6 +10,10 @@ emission_factors as (
     select * from {{ ref('dim_emission_factor') }}
 ),
 
+climatiq_estimates as (
+    select * from {{ ref('int_mobility__climatiq_estimates') }}
+),
+
 measurements as (
     select
         events.*,
@@ -32,8 +36,10 @@ priced as (
         -- Certificates take the market-based figure toward zero, never below: what is below is avoided elsewhere.
         greatest(bike_models.scope2_kg_co2e_per_km, 0) as scope2_market_kg_co2e_per_km,
         least(bike_models.scope2_kg_co2e_per_km, 0) as avoided_kg_co2e_per_km,
-        emission_factors.emission_factor_key,
-        bike_models.purchase_price_usd * emission_factors.kg_co2e_per_usd as production_kg_co2e
+        -- Climatiq's estimate for the price where there is one, else the seed's factor.
+        coalesce(climatiq_estimates.emission_factor_key, emission_factors.emission_factor_key) as emission_factor_key,
+        coalesce(climatiq_estimates.kg_co2e, bike_models.purchase_price_usd * emission_factors.kg_co2e_per_usd)
+            as production_kg_co2e
     from measurements
     left join bike_models
         on
@@ -44,6 +50,10 @@ priced as (
         on
             emission_factors.activity = 'motorcycle, bicycle and parts'
             and emission_factors.is_in_use
+    left join climatiq_estimates
+        on
+            round(bike_models.purchase_price_usd::numeric, 2) = climatiq_estimates.price_usd
+            and climatiq_estimates.is_in_use
 ),
 
 computed as (
