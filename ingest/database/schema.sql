@@ -51,6 +51,19 @@ create table if not exists ingest.model_references (
     updated_at timestamptz not null default now()
 );
 
+-- The runs of dbt that wrote what its tables hold: a row's `xmin` is transaction_id::xid. Of a model that was built anew
+-- only that run and later ones are kept.
+create table if not exists ingest.model_runs (
+    model text not null,
+    transaction_id xid8 not null,
+    invocation_id text not null,
+    dbt_version text not null,
+    started_at timestamptz not null default now(),
+    row_count bigint not null,
+    is_whole boolean not null,
+    primary key (model, transaction_id)
+);
+
 -- Summarise a raw table's newest pages (its partitions' too) in its BRIN indexes, for the unsummarised tail is scanned
 -- whole. Readers may not do it themselves: brin_summarize_new_values wants the index's owner, MAINTAIN is not enough.
 -- Autovacuum, which summarises as well, is not waited for: one that is waited for is cancelled after a second.

@@ -19,6 +19,7 @@
     {% set is_new = ensure_table(target_relation, sql) %}
     {% do query('delete from ' ~ target_relation) %}
     {% do insert_rows(target_relation, sql) %}
+    {% do record_run(is_whole=true) %}
     {{ return(finish(target_relation, needs_analyze=is_new)) }}
 {% endmaterialization %}
 
@@ -50,6 +51,7 @@
     {% endif %}
 
     {% do close_marks() %}
+    {% do record_run(is_whole=rebuild) %}
     {{ return(finish(target_relation, needs_analyze=rebuild)) }}
 {% endmaterialization %}
 
