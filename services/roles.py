@@ -24,14 +24,20 @@ ROLES = {
     "scopehouse_transform": "login",
     "scopehouse_cdc": "login replication",
     "scopehouse_bi": "login",
+    # The e-bike company's own login: a source, which owns nothing of ours.
+    "adventure": "login",
     "registry": "login",
     "dagster": "login",
+    "superset": "login",
 }
-# Each database's owner. The warehouse is open to every scopehouse_* role, the others to their owner alone.
+# Each database's owner. The warehouse is open to every scopehouse_* role, the company's to change capture, the others
+# to their owner alone.
 DATABASES = {
     DATABASE: "scopehouse_migrate",
+    "adventure": "adventure",
     "registry": "registry",
     "dagster": "dagster",
+    "superset": "superset",
 }
 
 
@@ -57,7 +63,8 @@ def make_roles(connection: psycopg.Connection, passwords: Mapping[str, str]) -> 
     known = {name for (name,) in connection.execute("select datname from pg_database")}
     for database, owner in DATABASES.items():
         if owner in roles:
-            members = [role for role in roles if role.startswith("scopehouse_")] if database == DATABASE else [owner]
+            guests = {DATABASE: "scopehouse_", "adventure": "scopehouse_cdc"}.get(database, owner)
+            members = [role for role in roles if role == owner or role.startswith(guests)]
             _make_database(connection, database, owner, members, is_new=database not in known)
     # Where only the superuser has business.
     connection.execute("revoke all on database postgres, template1 from public")

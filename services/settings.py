@@ -57,6 +57,12 @@ class Settings(BaseSettings):
     bi_database_url: SecretStr | None = Field(None, alias="SCOPEHOUSE_BI_DATABASE_URL")
     kafka_bootstrap_servers: str | None = Field(None, alias="KAFKA_BOOTSTRAP_SERVERS")
     schema_registry_url: str | None = Field(None, alias="SCHEMA_REGISTRY_URL")
+    connect_url: str | None = Field(
+        None, alias="SCOPEHOUSE_CONNECT_URL", description="Kafka Connect's REST API; none: no changes are captured"
+    )
+    # The e-bike company's database, a source: its own login, and that of change capture, which only reads.
+    adventure_database_url: SecretStr | None = Field(None, alias="SCOPEHOUSE_ADVENTURE_DATABASE_URL")
+    cdc_database_url: SecretStr | None = Field(None, alias="SCOPEHOUSE_CDC_DATABASE_URL")
     kafka_properties: Path | None = Field(
         None,
         alias="SCOPEHOUSE_KAFKA_PROPERTIES",
@@ -74,6 +80,7 @@ class Settings(BaseSettings):
     registry_port: int = Field(18081, alias="SCOPEHOUSE_REGISTRY_PORT", ge=1, le=65535)
     registry_management_port: int = Field(18082, alias="SCOPEHOUSE_REGISTRY_MANAGEMENT_PORT", ge=1, le=65535)
     connect_port: int = Field(18083, alias="SCOPEHOUSE_CONNECT_PORT", ge=1, le=65535)
+    superset_port: int = Field(18088, alias="SCOPEHOUSE_SUPERSET_PORT", ge=1, le=65535)
 
     contracts_dir: Path | None = Field(
         None, alias="SCOPEHOUSE_CONTRACTS_DIR", description="contracts of one's own instead of ingest/contracts"
@@ -128,6 +135,20 @@ class Settings(BaseSettings):
         url = own or self.database_url
         if url is None:
             raise SettingsError("No Postgres is set: run `scopehouse up`, or set DATABASE_URL to your own.")
+        return self._with_password(url.get_secret_value())
+
+    def source_url(self, role: Literal["adventure", "cdc"]) -> str:
+        """The URL of the e-bike company's database for its own login, or for change capture.
+
+        Raises:
+            SettingsError: it is not set.
+        """
+        url = self.adventure_database_url if role == "adventure" else self.cdc_database_url
+        if url is None:
+            raise SettingsError(
+                "The e-bike company's database is not set: run `scopehouse up --with connect`, or set "
+                f"SCOPEHOUSE_{role.upper()}_DATABASE_URL."
+            )
         return self._with_password(url.get_secret_value())
 
     @property

@@ -15,6 +15,11 @@ ROLES = (
     "scopehouse_transform",
     "scopehouse_cdc",
     "scopehouse_bi",
+    "adventure",
+    "superset",
+    # no role's, but Superset's own
+    "superset_admin",
+    "superset_secret_key",
 )
 
 

@@ -1,0 +1,96 @@
+"""Superset's configuration; it is told the rest by the environment: where its databases are, and its secrets.
+
+A variable NAME may be given as NAME_FILE, a file that holds the value.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine.url import URL, make_url
+
+
+def _told(name: str, default: str | None = None) -> str:
+    if file := os.environ.get(f"{name}_FILE"):
+        return Path(file).read_text().strip()
+    return os.environ.get(name) or default or os.environ[name]
+
+
+def _address(url: str) -> URL:
+    return make_url(url).set(drivername="postgresql+psycopg2")
+
+
+_HOME = Path(os.environ["SUPERSET_HOME"])
+_WAREHOUSE = _address(_told("SCOPEHOUSE_BI_DATABASE_URL"))
+# Superset's role for a data scope, and the address with that scope's own Postgres login.
+_SCOPES = {
+    f"Scope {name}": _address(url) for name, url in json.loads(_told("SCOPEHOUSE_BI_SCOPE_DATABASE_URLS", "{}")).items()
+}
+
+APP_NAME = "Scopehouse"
+SECRET_KEY = _told("SUPERSET_SECRET_KEY")
+ADMIN_PASSWORD = _told("SUPERSET_ADMIN_PASSWORD", " ")  # `inside prepare` alone asks for it
+SQLALCHEMY_DATABASE_URI = _address(_told("SUPERSET_DATABASE_URL")).render_as_string(hide_password=False)
+
+# The embedded one speaks plain HTTP on loopback. Pages load nothing from other servers.
+SESSION_COOKIE_SAMESITE = "Lax"
+TALISMAN_CONFIG = {
+    "content_security_policy": {
+        "base-uri": ["'self'"],
+        "default-src": ["'self'"],
+        "img-src": ["'self'", "blob:", "data:"],
+        "worker-src": ["'self'", "blob:"],
+        "connect-src": ["'self'"],
+        "object-src": "'none'",
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "script-src": ["'self'", "'strict-dynamic'"],
+    },
+    "content_security_policy_nonce_in": ["script-src"],
+    "force_https": False,
+    "session_cookie_secure": False,
+}
+
+FEATURE_FLAGS = {
+    # Two readers may see different rows of one table: what one was shown is not for the other.
+    "CACHE_QUERY_BY_USER": True,
+    "DASHBOARD_RBAC": False,
+}
+
+# Answers are kept for a minute: the warehouse moves all the time.
+DATA_CACHE_CONFIG = {
+    "CACHE_TYPE": "FileSystemCache",
+    "CACHE_DIR": str(_HOME / "cache"),
+    "CACHE_DEFAULT_TIMEOUT": 60,
+    "CACHE_KEY_PREFIX": "data_",
+}
+CACHE_CONFIG = {**DATA_CACHE_CONFIG, "CACHE_KEY_PREFIX": "superset_"}
+
+SQL_MAX_ROW = 10_000
+ROW_LIMIT = 10_000
+SQLLAB_TIMEOUT = 30
+SUPERSET_WEBSERVER_TIMEOUT = 60
+
+LANGUAGES: dict[str, dict[str, str]] = {}
+
+
+def DB_CONNECTION_MUTATOR(  # noqa: N802 - Superset's name
+    _uri: URL, params: dict[str, Any], username: str | None, security_manager: Any, _source: Any
+) -> tuple[URL, dict[str, Any]]:
+    """Which Postgres login a user's queries run as. What the database's entry in Superset says counts for nothing, so
+    that there is no password in it and nobody can change where it leads.
+
+    A user with a role `Scope NAME` reads as that scope's login, whose rows Postgres alone decides on; one with two such
+    roles, or with one that has no login, reads nothing.
+    """
+    user = security_manager.find_user(username) if username else None
+    if user is None:
+        raise PermissionError("nobody is signed in")
+    scopes = [role.name for role in user.roles if role.name.startswith("Scope ")]
+    if not scopes:
+        return _WAREHOUSE, params
+    if len(scopes) > 1 or scopes[0] not in _SCOPES:
+        raise PermissionError(f"{username} has the roles {', '.join(scopes)}: one with a login is wanted")
+    return _SCOPES[scopes[0]], params
