@@ -9,3 +9,10 @@
 {% macro surrogate_key(columns) -%}
     md5(concat_ws('|', {{ columns | join(', ') }}))
 {%- endmacro %}
+
+
+{# A sum of floats that does not depend on the order of rows: the same rows give the same bits, in any plan. Nulls are
+   left out: count them beside. #}
+{% macro exact_sum(column) -%}
+    sum(({{ column }})::numeric)::float8
+{%- endmacro %}

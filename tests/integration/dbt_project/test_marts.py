@@ -1,0 +1,86 @@
+"""What is built above the fact, and whose number production is."""
+
+from __future__ import annotations
+
+import json
+
+from tests.fakes.climatiq import FakeClimatiq
+from tests.integration.dbt_project.warehouse import CONTENTS, TRIPS, Warehouse, measurement
+
+ACTIVITY = (
+    "passenger_vehicle-vehicle_type_motorcycle_bicycle_parts-fuel_source_na-engine_size_na-vehicle_age_na"
+    "-vehicle_weight_na"
+)
+PRODUCTION = (
+    "select bike_model_id, round(production_kg_co2e::numeric, 2)::float8, factor_source, release"
+    " from mobility.fct_trip_emissions inner join mobility.dim_emission_factor using (emission_factor_key) order by 1"
+)
+
+
+def build_on_climatiq(warehouse: Warehouse) -> dict[str, str]:
+    return warehouse.dbt.run(
+        "int_mobility__climatiq_estimates", "dim_emission_factor", "dim_production_estimate", TRIPS
+    )
+
+
+def answer(warehouse: Warehouse, price: float, release: str, minute: int) -> None:
+    """Land an estimate, as `scopehouse climatiq sync` does."""
+    request = {
+        "emission_factor": {"activity_id": ACTIVITY, "data_version": release},
+        "parameters": {"money": price, "money_unit": "usd"},
+    }
+    body = FakeClimatiq().result(request)
+    warehouse.owner.execute(
+        "insert into raw.climatiq_estimates (request_hash, request, price_usd, data_version, release, requested_at,"
+        " responded_at, http_status, kg_co2e, body, _api_call_id)"
+        " values (%s, %s, %s, '^29', %s, %s, %s, 200, %s, %s, 1)",
+        [
+            f"{price} {release}",
+            json.dumps(request),
+            price,
+            release,
+            *[f"2025-06-01 00:{minute:02}:00+00"] * 2,
+            float(release),
+            json.dumps(body),
+        ],
+    )
+
+
+def test_climatiqs_estimate_goes_before_the_seed_and_the_last_good_one_stays_when_it_fails(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.owner.execute("truncate raw.climatiq_estimates, raw.climatiq_releases, ingest.api_calls")
+    warehouse.append([(1, 0, 0, 1_700_000_000, [measurement(model=5), measurement(model=6)])])
+    warehouse.dbt.run(CONTENTS, TRIPS)
+    build_on_climatiq(warehouse)
+    mountain, road = (
+        warehouse.value("select purchase_price_usd from mobility.dim_bike_model where bike_model_id = %s", model)
+        for model in (5, 6)
+    )
+    road_kg = round(road * 0.162, 2)
+    assert [row[2:] for row in warehouse.rows(PRODUCTION)] == [("seed", "US EPA 2020")] * 2
+
+    answer(warehouse, mountain, "29", minute=1)
+    build_on_climatiq(warehouse)
+    with_climatiq = [(5, 29.0, "climatiq", "Climatiq 29"), (6, road_kg, "seed", "US EPA 2020")]
+    assert warehouse.rows(PRODUCTION) == with_climatiq
+
+    # A newer release is asked for, and nobody answers: the number stays, and the fact is left alone.
+    warehouse.owner.execute(
+        "insert into ingest.api_calls (api, endpoint, call_count, outcome, reserved_at, prices_usd)"
+        " values ('climatiq', '/data/v1/estimate/batch', 1, 'lost', '2025-06-01 00:02:00+00', array[%s::numeric])",
+        [mountain],
+    )
+    assert build_on_climatiq(warehouse)[TRIPS] == "INSERT 0 0"
+    stale = "select is_stale, last_failure from mobility.dim_production_estimate where purchase_price_usd = %s"
+    assert warehouse.rows(PRODUCTION) == with_climatiq
+    assert warehouse.rows(stale, mountain) == [(True, "no answer")]
+    assert warehouse.rows(stale, road) == [(False, None)]
+
+    answer(warehouse, mountain, "30", minute=3)
+    build_on_climatiq(warehouse)
+    assert warehouse.rows(PRODUCTION)[0] == (5, 30.0, "climatiq", "Climatiq 30")
+    assert warehouse.rows(stale, mountain) == [(False, None)]
+
+    warehouse.owner.execute("truncate raw.climatiq_estimates, raw.climatiq_releases, ingest.api_calls")
+    build_on_climatiq(warehouse)
