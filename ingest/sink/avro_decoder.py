@@ -58,11 +58,26 @@ class AvroDecoder:
         Raises:
             Exception: whatever `schemas` raises when the registry can't be asked.
         """
+        whole = self._decode_whole(values)
+        if whole is not None:
+            return whole
         groups, rejections = _by_writer(values)
         parts = [self._decode_group(schema_id, indices, values) for schema_id, indices in groups.items()]
         decoded = concatenate(parts or [self._nothing([])])
         decoded.rejections += rejections
         return decoded
+
+    def _decode_whole(self, values: Sequence[bytes | None]) -> Decoded | None:
+        """The values in one call, if all were written with the first one's schema and are sound: as a rule they are."""
+        schema_id = _schema_id(values[0]) if values else None
+        if schema_id is None:
+            return None
+        try:
+            writer = self._writer(schema_id)
+        except (UnknownSchemaError, SchemaParseException, ValueError):
+            return None
+        batch = writer.decode_whole(values, schema_id)
+        return None if batch is None else self._conformed(batch, np.arange(len(values)), schema_id)
 
     def _decode_group(self, schema_id: int, indices: np.ndarray, values: Sequence[bytes | None]) -> Decoded:
         """The values at `indices`, all of one writer's schema."""
@@ -75,17 +90,18 @@ class AvroDecoder:
             return self._reject_all(indices, "IncompatibleSchema", sentence, schema_id)
         bodies = [values[index][_HEADER_BYTES:] for index in indices.tolist()]
         decoded, undecodable = writer.decode(bodies, 0)
-        decoded_indices = np.delete(indices, [rejection.index for rejection in undecodable])
+        rest = self._conformed(decoded, np.delete(indices, [rejection.index for rejection in undecodable]), schema_id)
+        rest.rejections[:0] = _placed(undecodable, indices, schema_id)
+        return rest
+
+    def _conformed(self, decoded: pa.RecordBatch, indices: np.ndarray, schema_id: int) -> Decoded:
+        """Decoded columns as the raw table's; `indices` are the rows' places in the batch."""
         conformed = conform(decoded, self._contract)
         return Decoded(
             columns=conformed.columns,
-            indices=pa.array(decoded_indices).take(conformed.kept),
+            indices=pa.array(indices).take(conformed.kept),
             schema_ids=pa.repeat(pa.scalar(schema_id, pa.int32()), len(conformed.kept)),
-            rejections=[
-                Rejection(int(places[rejection.index]), rejection.error_class, rejection.error, schema_id)
-                for places, rejections in ((indices, undecodable), (decoded_indices, conformed.rejections))
-                for rejection in rejections
-            ],
+            rejections=_placed(conformed.rejections, indices, schema_id),
             mended_values=conformed.mended_values,
         )
 
@@ -109,12 +125,27 @@ class _Writer:
 
     def __init__(self, text: str, reader_schema: Any, arrow_schema: pa.Schema) -> None:
         # Read as longs, then cast with a check: pyruhvro cuts an int that is none down to 32 bits.
-        self._text_with_longs = json.dumps(_with_longs(json.loads(text)))
+        with_longs = _with_longs(json.loads(text))
+        self._text_with_longs = json.dumps(with_longs)
         self._schema_with_dates_as_ints = _dates_as_ints(arrow_schema)
         self._schema = fastavro.parse_schema(json.loads(text))
         self._reader_schema = reader_schema
         self._arrow_schema = arrow_schema
         self._is_columnar = _has_same_types(text, arrow_schema)
+        self._text_with_header = json.dumps(_with_header(with_longs)) if self._is_columnar else ""
+
+    def decode_whole(self, values: Sequence[bytes | None], schema_id: int) -> pa.RecordBatch | None:
+        """Columns of the values, their headers not cut off; None if one has another header or can't be decoded."""
+        if not self._is_columnar:
+            return None
+        try:
+            batch = _decode_sound(values, self._text_with_header)
+            is_ours = batch.column(1).to_numpy().view(">u4") == schema_id
+            return self._to_contract(batch) if is_ours.all() and not batch.column(0).true_count else None
+        except BaseException as error:
+            if not _is_bad_data(error):
+                raise
+            return None
 
     def decode(self, bodies: list[bytes], first: int) -> tuple[pa.RecordBatch, list[Rejection]]:
         """Columns of the good records, and the bad ones' reasons; places are counted from `first`.
@@ -135,9 +166,9 @@ class _Writer:
         return batch, []
 
     def _decode_columns(self, bodies: list[bytes]) -> pa.RecordBatch:
-        batch = pyruhvro.deserialize_array(bodies, self._text_with_longs)
-        # It takes strings on trust: bytes that are no UTF-8 would break whoever reads the column.
-        batch.validate(full=True)
+        return self._to_contract(_decode_sound(bodies, self._text_with_longs))
+
+    def _to_contract(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         batch = batch.select(self._arrow_schema.names).cast(self._schema_with_dates_as_ints)
         return batch.cast(self._arrow_schema)
 
@@ -145,6 +176,13 @@ class _Writer:
         records = [fastavro.schemaless_reader(io.BytesIO(body), self._schema, self._reader_schema) for body in bodies]
         nullable = pa.schema([field.with_nullable(True) for field in self._arrow_schema])
         return pa.RecordBatch.from_pylist(records, schema=nullable).cast(self._arrow_schema)
+
+
+def _decode_sound(bodies: Sequence[bytes | None], text: str) -> pa.RecordBatch:
+    batch = pyruhvro.deserialize_array(bodies, text)
+    # It takes strings on trust: bytes that are no UTF-8 would break whoever reads the column.
+    batch.validate(full=True)
+    return batch
 
 
 def _by_writer(values: Sequence[bytes | None]) -> tuple[Mapping[int, np.ndarray], list[Rejection]]:
@@ -161,6 +199,11 @@ def _by_writer(values: Sequence[bytes | None]) -> tuple[Mapping[int, np.ndarray]
         else:
             groups[schema_id].append(index)
     return {schema_id: np.array(indices) for schema_id, indices in groups.items()}, rejections
+
+
+def _placed(rejections: Sequence[Rejection], indices: np.ndarray, schema_id: int) -> list[Rejection]:
+    """Rejections of rows as rejections of the records that these were."""
+    return [Rejection(int(indices[each.index]), each.error_class, each.error, schema_id) for each in rejections]
 
 
 def _schema_id(value: bytes | None) -> int | None:
@@ -219,6 +262,14 @@ def _with_longs(schema: Any) -> Any:
     if "fields" in schema:
         parts["fields"] = [{**field, "type": _with_longs(field["type"])} for field in schema["fields"]]
     return {**schema, **parts}
+
+
+def _with_header(schema: Any) -> Any:
+    """The schema with the wire format's header as two fields before the record's own: its zero byte as a boolean, the
+    schema's id as the four bytes of a float. To cut it off each value costs as much as to decode the rest."""
+    longest = max((field["name"] for field in schema["fields"]), key=len)  # and no field has these names
+    header = [{"name": f"{longest}_magic", "type": "boolean"}, {"name": f"{longest}_schema_id", "type": "float"}]
+    return {**schema, "fields": [*header, *schema["fields"]]}
 
 
 def _dates_as_ints(schema: pa.Schema) -> pa.Schema:

@@ -106,11 +106,11 @@ def consume_into(batch: Batch, consumer: Consumer, claims: Mapping[Partition, Cl
     """Take what arrives within `timeout` seconds into the batch; returns the events that are no records (errors)."""
     # Only what the client holds already, whose size is limited: by waiting for more, a call could gather gigabytes.
     messages = consumer.consume(_RECORDS_A_CALL, 0) or consumer.consume(1, timeout)
-    events = [message for message in messages if message.error() is not None]
-    if events:
-        messages = [message for message in messages if message.error() is None]
-    batch.add(messages, claims)
-    return events
+    if not any(map(Message.error, messages)):
+        batch.add(messages, claims)
+        return []
+    batch.add([message for message in messages if message.error() is None], claims)
+    return [message for message in messages if message.error() is not None]
 
 
 def committed(claims: Mapping[Partition, Claim]) -> list[TopicPartition]:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter, methodcaller
+from operator import itemgetter
 from typing import Protocol
 
 import numpy as np
@@ -163,7 +163,7 @@ class _Counts:
 
 
 def _prepare(topic: Topic, records: Records) -> Prepared:
-    decoded = topic.decoder.decode(list(map(methodcaller("value"), records.messages)))
+    decoded = topic.decoder.decode(list(map(Message.value, records.messages)))
     coordinates = [pa.array(records.partitions), pa.array(records.offsets), _timestamps(records.messages)]
     if len(decoded.indices) < len(records.messages):
         coordinates = [column.take(decoded.indices) for column in coordinates]
@@ -191,7 +191,7 @@ def raw_rows(
 
 def _timestamps(messages: Sequence[Message]) -> pa.Array:
     """The records' Kafka timestamps; null where the broker keeps none, which it writes as -1."""
-    stamps = map(methodcaller("timestamp"), messages)
+    stamps = map(Message.timestamp, messages)
     milliseconds = np.fromiter(map(itemgetter(1), stamps), np.int64, len(messages))
     array = pa.array(milliseconds, pa.timestamp("ms", tz="UTC"), mask=milliseconds < 0)
     return array.cast(pa.timestamp("us", tz="UTC"))
