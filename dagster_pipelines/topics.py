@@ -30,8 +30,10 @@ def raw_topics() -> dg.AssetsDefinition:
     def drain_topics(
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> Iterator[dg.MaterializeResult]:
-        from ingest.sink.drain import drain  # imported when it runs, like the clusters' library
+        from ingest.capture.watch import look_once  # imported when it runs, like the clusters' library
+        from ingest.sink.drain import drain
 
+        look_once(settings)
         chosen = {contract_of[key].topic: key for key in context.selected_asset_keys}
         for topic, drained in drain(settings, list(chosen)).items():
             yield dg.MaterializeResult(

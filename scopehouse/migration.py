@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import psycopg
 
+from ingest.capture.connectors import Connectors, configurations
 from ingest.database.migrate import migrate as migrate_ingestion
+from ingest.sources.bike_factors import set_up as set_up_adventure
 from ml.tables import make_tables
 from services.settings import Settings
 
 
 def migrate(settings: Settings) -> None:
     """Make what is missing: schemas, raw tables, grants, topics, subjects, and the tables of the clusters.
+
+    Where a Kafka Connect is set: its connectors too, and the simulated company's database that they read.
 
     Raises:
         MendableError: a server can't be reached, or what is there can't hold a contract.
@@ -19,3 +23,8 @@ def migrate(settings: Settings) -> None:
     # As the role that will write them. Before the first clusters the views on them are built, and empty.
     with psycopg.connect(settings.url_of("transform")) as connection:
         make_tables(connection)
+    if settings.connect_url is not None:
+        if settings.adventure_database_url is not None:
+            set_up_adventure(settings)
+        for name in configurations():
+            Connectors(settings).apply(name)

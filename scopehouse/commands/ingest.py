@@ -41,10 +41,12 @@ def drain(topics: Topics = None, as_json: Json = False) -> None:
 
     Examples: scopehouse ingest drain    scopehouse ingest drain tracking_events --json
     """
+    from ingest.capture.watch import look_once
     from ingest.sink.broker import spare_the_collector
     from ingest.sink.drain import drain as drain_topics
 
     spare_the_collector()
+    look_once(settings())
     with progress_bars() as progress:
         results = drain_topics(settings(), topics or None, progress)
     if as_json:
@@ -58,10 +60,12 @@ def drain(topics: Topics = None, as_json: Json = False) -> None:
 def run(topics: Topics = None) -> None:
     """Land records for ever, as a member of the consumer group; Ctrl-C or SIGTERM ends it cleanly.
 
-    `scopehouse status` shows how it does; SCOPEHOUSE_METRICS_PORT makes it serve Prometheus metrics.
+    `scopehouse status` shows how it does; SCOPEHOUSE_METRICS_PORT makes it serve Prometheus metrics. Connectors that
+    fail meanwhile are started again.
 
     Examples: scopehouse ingest run    scopehouse ingest run tracking_events
     """
+    from ingest.capture.watch import watched
     from ingest.sink.broker import spare_the_collector
     from ingest.sink.reporter import Reporter
     from ingest.sink.run import run_until_told
@@ -70,7 +74,7 @@ def run(topics: Topics = None) -> None:
 
     spare_the_collector()
     try:
-        with Reporter(settings()) as reporter:
+        with Reporter(settings()) as reporter, watched(settings()):
             run_until_told(settings(), topics or None, reporter)
     except MendableError:
         raise

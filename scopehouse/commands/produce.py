@@ -1,4 +1,4 @@
-"""`scopehouse produce`: send what a source has to its topic."""
+"""`scopehouse produce`: let a source send what it has."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on st
 
 def mount(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    group = typer.Typer(help="Send what a source has to its Kafka topic.", no_args_is_help=True)
+    group = typer.Typer(help="Let a source send what it has.", no_args_is_help=True)
     group.command("tracking-events")(tracking_events)
     group.command("country-emissions")(country_emissions)
+    group.command("bike-factors")(bike_factors)
     app.add_typer(group, name="produce")
 
 
@@ -85,4 +86,33 @@ def country_emissions(
     typer.echo(
         f"{produced.rows:,} {kind} are in emissions-topic ({produced.countries} names, {produced.seconds:.1f} s); "
         f"source: {produced.source}{copy}."
+    )
+
+
+def bike_factors(
+    changes: Annotated[int, typer.Option(min=0, help="How many; 0 makes the tables and nothing else.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, max=1_000_000, help="Which stream of changes.")] = 1,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, show_default=False, help="Changes a second. Without it: as fast as possible."),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """The e-bike company changes its bike models in its own database. Each run goes on after the last.
+
+    Factors are updated and corrected, a model comes and goes, dated from October 2025 on. It needs change capture
+    (`scopehouse up --with connect`): without it, the history would be lost.
+    """
+    from ingest.sources.bike_factors import produce_bike_factors
+    from services.settings import settings
+
+    with progress_bars() as progress:
+        produced = produce_bike_factors(settings(), changes=changes, seed=seed, rate=rate, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(produced)))
+        return
+    typer.echo(
+        f"{produced.changes:,} changes in adventure.public.bike_emissions: {produced.updates} updates, "
+        f"{produced.corrections} corrections of the past, {produced.models_added} models added, "
+        f"{produced.models_withdrawn} withdrawn ({produced.seconds:.1f} s)."
     )

@@ -23,10 +23,11 @@ from rich.table import Table
 from services.settings import PROJECT_ROOT, postgres_environment, read_settings, settings
 
 if TYPE_CHECKING:
+    from ingest.capture.status import CaptureStatus
     from scopehouse.sink_status import Status
     from services.embedded.progress import Report
 
-COLOURS = {"running": "green", "stopped": "dim", "died": "bold red"}
+COLOURS = {"running": "green", "stopped": "dim", "died": "bold red", "failed": "bold red", "lost": "bold red"}
 PARTITION_COLOURS = {"landing": "green", "idle": "green", "no sink": "dim", "died": "bold red", "stopped": "bold red"}
 
 
@@ -36,7 +37,9 @@ def mount(app: typer.Typer) -> None:
         app.command(rich_help_panel="Servers")(command)
 
 
-def up() -> None:
+def up(
+    also: Annotated[str, typer.Option("--with", metavar="NAMES", help="Others to start: connect, superset.")] = "",
+) -> None:
     """Start the embedded servers: Postgres, Kafka, schema registry.
 
     Healthy when it returns; what runs already is left alone, what died is started again.
@@ -45,12 +48,18 @@ def up() -> None:
 
     Data, logs and passwords live in .scopehouse (SCOPEHOUSE_STATE_DIR).
 
-    Example: scopehouse up && eval "$(scopehouse env)" && psql
+    --with takes several names, parted by commas.
+
+    Examples: scopehouse up && eval "$(scopehouse env)" && psql    scopehouse up --with connect,superset
     """
     from services.embedded import stack
 
+    names = [name for name in also.split(",") if name]
+    for name in names:
+        if name not in stack.OPTIONAL:
+            raise typer.BadParameter(f"{name} is none of {', '.join(stack.OPTIONAL)}.", param_hint="--with")
     with shown_progress() as report:
-        stack.up(settings(), report)
+        stack.up(settings(), report, more=names)
 
 
 def down() -> None:
@@ -67,18 +76,21 @@ def down() -> None:
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Show which of the embedded servers run, and how the sink does: what has landed, what is left, what is wrong.
+    """Show which of the embedded servers run, how change capture does, and the sink: what landed, is left, is wrong.
 
     Example: scopehouse status --json | jq '.servers[] | select(.state != "running")'
     """
+    from ingest.capture.status import capture_status
     from scopehouse.sink_status import sink_status
     from services.embedded import stack
 
     servers = stack.status(settings())
+    captures = capture_status(settings())
     sink = sink_status(settings())
     if as_json:
         rows = [{**asdict(server), "since": _utc(server.since), "log": str(server.log)} for server in servers]
-        typer.echo(json.dumps({"servers": rows, **_with_utc(asdict(sink))}))
+        capture = [asdict(each) for each in captures]
+        typer.echo(json.dumps({"servers": rows, "capture": capture, **_with_utc(asdict(sink))}))
         return
     table = Table("server", "state", "pid", "port", "since", "version", "log", box=None, pad_edge=False)
     for server in servers:
@@ -93,7 +105,31 @@ def status(
         )
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     console.print(table)
+    _print_capture(console, captures)
     _print_sink(console, sink)
+
+
+def _print_capture(console: Console, captures: list[CaptureStatus]) -> None:
+    """The connectors, each with its slot, and what is wrong with them."""
+    if not captures:
+        return
+    table = Table("connector", "state", "slot", "wal", "lag", "kept", "left", box=None, pad_edge=False)
+    for each in captures:
+        slot = each.slot
+        sizes = (slot.lag_bytes, slot.retained_bytes, slot.left_bytes) if slot else (None, None, None)
+        colour = COLOURS.get(each.state or "", "yellow")
+        table.add_row(
+            each.connector,
+            f"[{colour}]{each.state or '?'}[/]",
+            slot.name if slot else "?",
+            slot.wal_status if slot else "?",
+            *("?" if size is None else f"{size / 1e6:,.1f} MB" for size in sizes),
+        )
+    console.print()
+    console.print(table)
+    for each in captures:
+        if each.why:
+            console.print(f"[yellow]{escape(each.why)}[/]")
 
 
 def _print_sink(console: Console, status: Status) -> None:

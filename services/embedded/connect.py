@@ -11,7 +11,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 from zipfile import ZipFile
 
-from services.embedded import jars
+from services.embedded import jars, passwords
 from services.embedded.java import java
 from services.embedded.server import Launch, Server
 from services.settings import Settings
@@ -46,16 +46,25 @@ SETTINGS = {
 
 
 class Connect(Server):
-    """The worker. `plugins` are names of `jars.ROOTS`; `secrets` are variables that connectors name as ${env:NAME}."""
+    """The worker, for change capture by default.
+
+    `plugins` are names of `jars.ROOTS`; `variables` are those that connectors name as ${env:NAME}.
+    """
 
     name = "connect"
     port_settings = ("connect_port",)
-    needs = ("kafka",)
+    # Stopped before Postgres, which waits for those who replicate.
+    needs = ("postgres", "kafka", "registry")
 
-    def __init__(self, settings: Settings, plugins: tuple[str, ...] = (), secrets: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        settings: Settings,
+        plugins: tuple[str, ...] = ("debezium-postgres", "avro-converter"),
+        variables: Mapping[str, str] | None = None,
+    ):
         super().__init__(settings)
         self.plugins = plugins
-        self.secrets = dict(secrets or {})
+        self._variables = variables
 
     @property
     def version(self) -> str:
@@ -89,7 +98,17 @@ class Connect(Server):
         flags += ("-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
         class_path = jars.class_path(self.name, self.settings.cache_dir)
         main = "org.apache.kafka.connect.cli.ConnectDistributed"
-        return Launch((str(java()), *flags, "-cp", class_path, main, str(file)), self.folder, self.secrets)
+        variables = self._capture_variables() if self._variables is None else dict(self._variables)
+        return Launch((str(java()), *flags, "-cp", class_path, main, str(file)), self.folder, variables)
+
+    def _capture_variables(self) -> dict[str, str]:
+        """What services/connect/*.json name: the embedded servers."""
+        return {
+            "ADVENTURE_HOST": "127.0.0.1",
+            "ADVENTURE_PORT": str(self.settings.postgres_port),
+            "ADVENTURE_PASSWORD": passwords.read(self.state)["scopehouse_cdc"],
+            "REGISTRY_URL": f"http://127.0.0.1:{self.settings.registry_port}/apis/registry/v2",
+        }
 
     def is_healthy(self) -> bool:
         """Whether it lists its connectors."""

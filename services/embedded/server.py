@@ -86,6 +86,7 @@ class Server(ABC):
     port_settings: ClassVar[tuple[str, ...]]  # the port for clients first
     needs: ClassVar[tuple[str, ...]] = ()  # servers that must be healthy first
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    plugins: tuple[str, ...] = ()  # what `jars.ROOTS` has for it, besides itself
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -14,16 +14,20 @@ from typing import Literal
 
 from services import settings as settings_module
 from services.embedded import jars, passwords
+from services.embedded.connect import Connect
 from services.embedded.kafka import Kafka
 from services.embedded.postgres import Postgres
 from services.embedded.progress import Report, silent
 from services.embedded.registry import Registry
 from services.embedded.server import Server, ServerError
+from services.embedded.superset import Superset
 from services.roles import DATABASE
 from services.settings import Settings
+from services.superset import environment
 
-SERVERS: tuple[type[Server], ...] = (Postgres, Kafka, Registry)
-NAMES = tuple(server.name for server in SERVERS)
+SERVERS: tuple[type[Server], ...] = (Postgres, Kafka, Registry, Connect, Superset)
+NAMES = ("postgres", "kafka", "registry")  # what `up` starts by itself
+OPTIONAL = tuple(server.name for server in SERVERS if server.name not in NAMES)  # what `up --with` starts besides
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class ServerStatus:
     log: Path
 
 
-def up(settings: Settings, report: Report = silent, only: Sequence[str] = NAMES) -> None:
+def up(settings: Settings, report: Report = silent, only: Sequence[str] = NAMES, more: Sequence[str] = ()) -> None:
     """Start the servers that don't run yet and wait until all are healthy; then write the connections file.
 
     Two at once are safe: the second waits for the first. On an error or Ctrl-C, what this call started is stopped
@@ -48,20 +52,26 @@ def up(settings: Settings, report: Report = silent, only: Sequence[str] = NAMES)
     Args:
         settings: which ports and folders.
         report: is told what happens.
-        only: the names of the servers to start; what these need must be among them, or run.
+        only: the names of the servers to start; what these need must be among them, or run. By default those that are
+            always there, and the optional ones that died.
+        more: the names of optional servers to start as well.
 
     Raises:
         MendableError: a port is taken, a download fails, a server does not become healthy.
     """
     with _lock(settings, report):
-        servers = [server(settings) for server in SERVERS if server.name in only]
+        died = [each.name for each in status(settings) if each.state == "died"] if only == NAMES else []
+        servers = [server(settings) for server in SERVERS if server.name in (*only, *more, *died)]
         stopped = [server for server in servers if server.process() is None]
         for server in servers:
             if server in stopped:
                 server.refuse_taken_ports()
             else:
                 _refuse_moved_ports(server)
-        jars.ensure(tuple(s.name for s in stopped if s.name in jars.ROOTS), settings.cache_dir, report)
+        needed = (name for server in stopped for name in (server.name, *server.plugins))
+        jars.ensure(tuple(name for name in needed if name in jars.ROOTS), settings.cache_dir, report)
+        if any(server.name == Superset.name for server in stopped):
+            environment.ensure(settings.cache_dir, report)
         try:
             _start(servers, report)
         except BaseException:
@@ -71,14 +81,16 @@ def up(settings: Settings, report: Report = silent, only: Sequence[str] = NAMES)
     settings_module.settings.cache_clear()
 
 
-def down(settings: Settings, report: Report = silent, only: Sequence[str] = NAMES) -> None:
+def down(settings: Settings, report: Report = silent, only: Sequence[str] = (*NAMES, *OPTIONAL)) -> None:
     """Stop what `up` started, each server before the one it needs; what does not run is left alone."""
     if not settings.state_dir.exists():
         return
     with _lock(settings, report):
         _stop([server(settings) for server in SERVERS if server.name in only], report)
-        if set(only) == set(NAMES):
+        if set(only) >= set(NAMES):
             settings.connections_file.unlink(missing_ok=True)
+        elif settings.connections_file.exists():
+            _write_connections(settings)
     settings_module.settings.cache_clear()
 
 
@@ -94,8 +106,12 @@ def kill(settings: Settings, name: str) -> None:
 
 
 def status(settings: Settings) -> list[ServerStatus]:
-    """How each server is, in the order of their start. Changes nothing and asks no server."""
-    return [_status(server(settings)) for server in SERVERS]
+    """How each server is, in the order of their start; of the optional ones, those that were started.
+
+    Changes nothing and asks no server.
+    """
+    found = [_status(server(settings)) for server in SERVERS]
+    return [one for one in found if one.name in NAMES or one.state != "stopped"]
 
 
 def _status(server: Server) -> ServerStatus:
@@ -168,17 +184,22 @@ def _write_connections(settings: Settings) -> None:
     """Write what clients connect with; `services.settings` reads it."""
     secrets = passwords.read(settings.state_dir)
 
-    def url(role: str) -> str:
-        return f"postgresql://{role}:{secrets[role]}@127.0.0.1:{settings.postgres_port}/{DATABASE}"
+    def url(role: str, database: str = DATABASE) -> str:
+        return f"postgresql://{role}:{secrets[role]}@127.0.0.1:{settings.postgres_port}/{database}"
 
     values = {
         "DATABASE_URL": url("scopehouse_transform"),
         "SCOPEHOUSE_MIGRATE_DATABASE_URL": url("scopehouse_migrate"),
         "SCOPEHOUSE_INGEST_DATABASE_URL": url("scopehouse_ingest"),
         "SCOPEHOUSE_BI_DATABASE_URL": url("scopehouse_bi"),
+        "SCOPEHOUSE_ADVENTURE_DATABASE_URL": url("adventure", "adventure"),
+        "SCOPEHOUSE_CDC_DATABASE_URL": url("scopehouse_cdc", "adventure"),
         "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{settings.kafka_port}",
         "SCHEMA_REGISTRY_URL": Registry(settings).url,
     }
+    connect = Connect(settings)
+    if connect.record() is not None:
+        values["SCOPEHOUSE_CONNECT_URL"] = connect.url
     text = "# Written by `scopehouse up`, removed by `scopehouse down`.\n"
     text += "".join(f"{name}={value}\n" for name, value in values.items())
     passwords.write_private(settings.connections_file, text)
