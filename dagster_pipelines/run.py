@@ -14,6 +14,7 @@ import dagster as dg
 from dagster_pipelines.clusters import RUNS
 from dagster_pipelines.definitions import build_defs
 from dagster_pipelines.instance import open_instance
+from dagster_pipelines.topics import STANDSTILL
 from services.settings import Settings
 
 # Called with a step's name when it starts (seconds is None) and when it ends.
@@ -125,7 +126,9 @@ def _facts(result: dg.ExecuteInProcessResult, seconds: dict[str, float]) -> JobR
         for event in result.get_asset_materialization_events()
     }
     clusters = made.get(RUNS)
-    checks = result.get_asset_check_evaluations()
+    evaluations = result.get_asset_check_evaluations()
+    checks = [check for check in evaluations if check.check_name != STANDSTILL]
+    stands_still = [check for check in evaluations if check.check_name == STANDSTILL and not check.passed]
     failed = [check for check in checks if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR]
     return JobRun(
         run_id=result.run_id,
@@ -140,7 +143,7 @@ def _facts(result: dg.ExecuteInProcessResult, seconds: dict[str, float]) -> JobR
         tests_failed=len(failed),
         clusters=clusters
         and Clusters(clusters["run_id"], clusters["countries"], tuple(clusters["sizes"]), clusters["is_sample"]),
-        failures=tuple(_failures(result)),
+        failures=(*_failures(result), *(f"drain_topics: {check.description}" for check in stands_still)),
     )
 
 

@@ -19,6 +19,8 @@ from services.errors import MendableError
 from services.settings import Settings
 
 _REGISTRY = "schema.registry."
+# Its client by itself waits for an answer for ever.
+_REGISTRY_SECONDS = 10.0
 # The registry's client takes these as numbers.
 _REGISTRY_NUMBERS = (
     "timeout",
@@ -80,7 +82,7 @@ def make_registry(settings: Settings, **own: Any) -> SchemaRegistryClient:
     }
     try:
         from_file |= {name: float(from_file[name]) for name in _REGISTRY_NUMBERS if name in from_file}
-        return SchemaRegistryClient({**from_file, **own, "url": settings.registry_url})
+        return SchemaRegistryClient({"timeout": _REGISTRY_SECONDS, **from_file, **own, "url": settings.registry_url})
     except (ValueError, TypeError, OSError) as error:
         # Their texts may quote a value.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__

@@ -287,6 +287,8 @@ def _check_nested(where: str, avro_type: Any) -> None:
     if isinstance(avro_type, dict) and avro_type["type"] == "array":
         _check_nested(where, avro_type["items"])
     elif isinstance(avro_type, dict) and avro_type["type"] == "record":
+        if not avro_type["fields"]:
+            raise ContractError(f"{where}: a record without fields holds nothing: give it one.")
         for field in avro_type["fields"]:
             _check_nested(f"{where}.{field['name']}", field["type"])
     elif avro_type not in ("boolean", "int", "long", "float", "double", "string"):

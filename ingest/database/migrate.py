@@ -15,6 +15,7 @@ from services.settings import Settings
 _FOLDER = Path(__file__).parent
 # Two migrations at once would race on `create ... if not exists`.
 _ADVISORY_LOCK = 7_204_315_001
+_LOCK_SECONDS = 5
 
 
 def migrate(settings: Settings) -> None:
@@ -35,6 +36,8 @@ def migrate(settings: Settings) -> None:
         ) as connection:
             connection.execute("set client_min_messages = warning")
             connection.execute("select pg_advisory_lock(%s)", [_ADVISORY_LOCK])
+            # Whoever waits to change a table holds up all who come after it, the sink too.
+            connection.execute("select set_config('lock_timeout', %s, false)", [f"{_LOCK_SECONDS}s"])
             with connection.transaction():
                 connection.execute((_FOLDER / "schema.sql").read_bytes())
             with connection.transaction():
@@ -42,6 +45,12 @@ def migrate(settings: Settings) -> None:
                     apply_raw_table(connection, contract)
                 connection.execute((_FOLDER / "grants.sql").read_bytes())
             connection.execute((_FOLDER / "climatiq.sql").read_bytes())
+    except psycopg.errors.LockNotAvailable as error:
+        raise MendableError(
+            f"A table that has to change was in use for {_LOCK_SECONDS} s ({error.diag.context or 'a lock'}): nothing "
+            "was changed; end the query that holds it (pg_stat_activity) or wait for it, then run `scopehouse migrate` "
+            "again."
+        ) from error
     except psycopg.OperationalError as error:
         raise MendableError(f"Postgres can't be reached ({str(error).strip()}): is it running?") from error
     apply_topics(settings, contracts)

@@ -71,16 +71,23 @@ def partitions_of(settings: Settings, topics: Iterable[str]) -> dict[Partition, 
         MendableError: it lacks a topic.
     """
     wanted = list(topics)
+    found = partitions_there(settings, wanted)
+    for name in wanted:
+        if name not in {topic for topic, _ in found}:
+            raise MendableError(f"Kafka at {settings.bootstrap_servers} has no topic {name}: run `scopehouse migrate`.")
+    return found
+
+
+def partitions_there(settings: Settings, topics: Iterable[str]) -> dict[Partition, str]:
+    """Every partition of those topics that the broker has, with its topic's id. Raises BrokerError."""
     admin = clients.make_admin(settings)
     found = {}
-    for name, future in admin.describe_topics(TopicCollection(wanted), request_timeout=TIMEOUT_SECONDS).items():
+    for name, future in admin.describe_topics(TopicCollection(list(topics)), request_timeout=TIMEOUT_SECONDS).items():
         try:
             description = future.result(TIMEOUT_SECONDS)
         except (KafkaException, TimeoutError) as error:
             if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                raise MendableError(
-                    f"Kafka at {settings.bootstrap_servers} has no topic {name}: run `scopehouse migrate`."
-                ) from error
+                continue
             raise BrokerError(
                 f"Topic {name} can't be read at {settings.bootstrap_servers} ({admin.words(error)}): is Kafka running?"
             ) from error

@@ -7,22 +7,21 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import httpx2
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
-from confluent_kafka.schema_registry.error import SchemaRegistryError
 from psycopg import Connection
 
 from ingest.progress import Progress, no_progress
 from ingest.sink.batch import Batch
 from ingest.sink.broker import committed, consume_into, extents_of, make_consumer, partitions_of
-from ingest.sink.landing import BROKEN, Landing, connect
-from ingest.sink.limits import DeadLetterLimit, StoppedError, stopped
+from ingest.sink.landing import BROKEN, REGISTRY_AWAY, Landing, connect
+from ingest.sink.limits import DeadLetterLimit, stopped
 from ingest.sink.offsets import (
     Advance,
     Extent,
     LogChangedError,
     TopicPartition,
+    changed_logs,
     claim,
     marks,
     owned_elsewhere,
@@ -62,6 +61,19 @@ class Drained:
         self.next_offsets[move.partition] = move.end
 
 
+class StandstillError(MendableError):
+    """Partitions stand still: too many of their records are bad, or they are another log than raw was filled from.
+
+    Nothing of them is lost, and the others were drained: `results` is what was done, `reasons` a sentence for each
+    partition that stands still.
+    """
+
+    def __init__(self, results: dict[str, Drained], reasons: Mapping[TopicPartition, str]) -> None:
+        super().__init__(" ".join(dict.fromkeys(reasons.values())))
+        self.results = results
+        self.reasons = dict(reasons)
+
+
 def drain(
     settings: Settings, topics: Iterable[str] | None = None, progress: Progress = no_progress
 ) -> dict[str, Drained]:
@@ -70,8 +82,8 @@ def drain(
     What a running sink owns is left to it, and waited for.
 
     Raises:
-        MendableError: a server can't be reached, or a topic is not the log that raw was filled from.
-        StoppedError: partitions stand still because of their dead letters; the others were drained.
+        StandstillError: some partitions stand still; the others were drained.
+        MendableError: a server can't be reached, or a topic was made again meanwhile.
     """
     loaded = loaded_topics(settings, topics)
     results = {name: Drained(name) for name in loaded}
@@ -80,10 +92,12 @@ def drain(
     try:
         with connect(settings) as connection:
             known = marks(connection)
-            left = unread(known, extents_of(consumer, partitions))
+            extents = extents_of(consumer, partitions)
+            changed = changed_logs(known, extents)
+            left = unread(known, {each: extent for each, extent in extents.items() if each not in changed})
             limit = DeadLetterLimit(settings.dead_letter_share, settings.dead_letter_run)
             same_log = SameLog(settings)
-            same_log.expect(partitions)
+            same_log.expect({each: partitions[each] for each in left})
             owners = _Owners()
             while left := _still_unread(connection, left):
                 mine = left.keys() - owners.at_work(connection, left)
@@ -96,13 +110,13 @@ def drain(
                     for move in _drain_to(ends, consumer, landing, settings, progress):
                         results[move.topic].add(move)
                     release(connection, landing.claims)
-            if stops := stopped(connection, list(loaded)):
-                raise StoppedError(" ".join(stops.values()))
+            if reasons := stopped(connection, list(loaded)) | changed:
+                raise StandstillError(results, reasons)
     except BROKEN as error:
         raise MendableError(
             f"Postgres broke off ({str(error).strip()}): nothing is half done, run the drain again."
         ) from error
-    except (SchemaRegistryError, httpx2.HTTPError) as error:
+    except REGISTRY_AWAY as error:
         raise MendableError(f"The schema registry broke off ({error}): run the drain again.") from error
     except KafkaException as error:
         raise MendableError(f"Kafka broke off ({error.args[0].str()}): run the drain again.") from error

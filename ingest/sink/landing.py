@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
+import httpx2
 import psycopg
+from confluent_kafka.schema_registry.error import SchemaRegistryError
 from psycopg import Connection
 
 from ingest.sink.batch import Batch
@@ -22,10 +24,12 @@ from services.settings import Settings
 
 OnFenced = Callable[[tuple[TopicPartition, ...]], None]
 OnStopped = Callable[[Mapping[TopicPartition, str]], None]
+OnWaiting = Callable[[tuple[TopicPartition, ...], Exception], None]
 
 # What a session that broke raises. One ended by its timeouts, or on a server that became a standby, is no operational
 # error to psycopg.
 BROKEN = (psycopg.OperationalError, psycopg.InternalError, psycopg.InterfaceError)
+REGISTRY_AWAY = (SchemaRegistryError, httpx2.HTTPError)
 
 # A sink frozen between its last statement and commit holds the lock that its heir waits for: the server ends it.
 _IDLE_IN_TRANSACTION = "5s"
@@ -57,7 +61,8 @@ class Landing:
 
     `claims` is what it owns and where the batch after those submitted begins. The connection may be used by others
     only after `finish`. Partitions that another sink took over go to `on_fenced`, those with too many dead letters to
-    `on_stopped`, with the reasons; neither are owned any more.
+    `on_stopped`, with the reasons; neither are owned any more. The same goes for those whose schemas the registry does
+    not tell now and `on_waiting`; without it that is an error.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Landing:
         on_stopped: OnStopped,
         same_log: SameLog,
         observer: Observer | None = None,
+        on_waiting: OnWaiting | None = None,
     ) -> None:
         self.claims: dict[TopicPartition, Claim] = {}
         self._connection = connection
@@ -76,6 +82,7 @@ class Landing:
         self._limit = limit
         self._on_fenced = on_fenced
         self._on_stopped = on_stopped
+        self._on_waiting = on_waiting
         self._same_log = same_log
         self._observer = observer or Observer()
         self._thread = ThreadPoolExecutor(1, "landing")
@@ -101,10 +108,22 @@ class Landing:
             BROKEN: the connection broke; the claims are void.
             BrokerError: the broker does not say whether the topics are the same; the claims are void.
             LogChangedError: a topic was made again; nothing of the batch landed.
-            Exception: the registry could not be asked.
+            REGISTRY_AWAY: the registry could not be asked, and there is no `on_waiting`.
         """
-        prepared = prepare(batch, self._topics)
+        waiting: dict[TopicPartition, Exception] = {}
+        try:
+            prepared = prepare(batch, self._topics)
+        except REGISTRY_AWAY:
+            if self._on_waiting is None:
+                raise
+            waiting = self._waiting(batch)
+            batch = batch.without(waiting)
+            prepared = prepare(batch, self._topics)
         advances = self.finish()
+        if waiting and self._on_waiting is not None:
+            for partition in waiting:
+                self.claims.pop(partition, None)
+            self._on_waiting(tuple(waiting), next(iter(waiting.values())))
         if any(partition not in self.claims for partition in batch.spans):
             # Fenced or stopped meanwhile.
             batch = batch.without([partition for partition in batch.spans if partition not in self.claims])
@@ -114,6 +133,16 @@ class Landing:
                 self.claims[partition] = replace(self.claims[partition], next_offset=span.end)
             self._under_way = self._thread.submit(self._land, batch, prepared)
         return advances
+
+    def _waiting(self, batch: Batch) -> dict[TopicPartition, Exception]:
+        """The partitions of the topics that can't be decoded because the registry is away."""
+        waiting: dict[TopicPartition, Exception] = {}
+        for topic in {topic for topic, _ in batch.spans}:
+            try:
+                prepare(batch.without([each for each in batch.spans if each[0] != topic]), self._topics)
+            except REGISTRY_AWAY as error:
+                waiting |= {each: error for each in batch.spans if each[0] == topic}
+        return waiting
 
     def finish(self) -> list[Advance]:
         """Wait for the batch under way, if there is one; returns what it did. Raises as `submit` does."""

@@ -14,7 +14,6 @@ from psycopg import Connection
 
 from ingest.sink.batch import Span
 from ingest.sink.offsets import TopicPartition
-from services.errors import MendableError
 
 # The share is taken over so many of a partition's latest records, and of no fewer than the second number.
 WINDOW_RECORDS = 10_000
@@ -27,10 +26,6 @@ class TooManyDeadLettersError(Exception):
     def __init__(self, reasons: Mapping[TopicPartition, str]) -> None:
         super().__init__(", ".join(f"{topic}[{partition}]" for topic, partition in reasons))
         self.reasons = dict(reasons)
-
-
-class StoppedError(MendableError):
-    """Partitions stand still because of their dead letters; nothing of them is lost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,9 @@ class Observer:
     def fenced(self, partitions: Iterable[TopicPartition]) -> None:
         """Another sink has taken partitions over; they are left alone until they are assigned anew."""
 
+    def waiting(self, partitions: Iterable[TopicPartition], error: BaseException) -> None:
+        """What decodes partitions' records can't be had now; they are left alone for some seconds, the others go on."""
+
     def stopped(self, partitions: Iterable[TopicPartition], why: str) -> None:
         """Partitions are read no further; `why` is one sentence."""
 

@@ -90,23 +90,31 @@ def marks(connection: Connection) -> dict[TopicPartition, Mark]:
     return {(topic, partition): Mark(topic_id, next_offset) for topic, partition, topic_id, next_offset in rows}
 
 
-def unread(
+def changed_logs(
     known: Mapping[TopicPartition, Mark], extents: Mapping[TopicPartition, Extent]
-) -> dict[TopicPartition, Extent]:
-    """The partitions that hold what raw does not, or that raw has never seen.
-
-    Raises:
-        LogChangedError: a topic was made again, or no longer has the offset that comes next.
-    """
+) -> dict[TopicPartition, str]:
+    """The partitions that are not the log that raw was filled from, each with a sentence: what, and what to do."""
+    changed = {}
     for (topic, partition), extent in extents.items():
         if mark := known.get((topic, partition)):
-            _check_log(topic, partition, mark, extent)
+            try:
+                _check_log(topic, partition, mark, extent)
+            except LogChangedError as error:
+                changed[topic, partition] = str(error)
+                continue
             if mark.next_offset > extent.high:
-                raise LogChangedError(
+                changed[topic, partition] = (
                     f"Topic {topic} partition {partition} ends at offset {extent.high}, but raw holds all below "
                     f"{mark.next_offset}: the broker lost records that raw has; restore the broker, or give the topic "
                     "a new name."
                 )
+    return changed
+
+
+def unread(
+    known: Mapping[TopicPartition, Mark], extents: Mapping[TopicPartition, Extent]
+) -> dict[TopicPartition, Extent]:
+    """The partitions that hold what raw does not, or that raw has never seen."""
     return {
         each: extent for each, extent in extents.items() if each not in known or known[each].next_offset < extent.high
     }

@@ -201,13 +201,18 @@ def _land(connection: Connection, topic: Topic, letters: Sequence[_Letter]) -> i
         )
         for partition, _ in places.values():
             landed[partition] += 1
+        # Mended values are counted by topic, as where records land first: whose partition it is matters to nobody.
+        mended = dict.fromkeys(list(landed)[:1], decoded.mended_values)
         cursor.executemany(
             """
             update ingest.offsets
-            set next_offset = next_offset + %s, row_count = row_count + %s, updated_at = now()
+            set next_offset = next_offset + %s,
+                row_count = row_count + %s,
+                mended_value_count = mended_value_count + %s,
+                updated_at = now()
             where topic = %s and partition = %s
             """,
-            [(count, count, name, partition) for partition, count in landed.items()],
+            [(count, count, mended.get(partition, 0), name, partition) for partition, count in landed.items()],
         )
     return len(places)
 

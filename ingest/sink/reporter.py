@@ -42,6 +42,8 @@ class _Partition:
     end: int | None = None
     halted: str | None = None
     why: str | None = None
+    # The server that it waits for alone, while the sink as a whole waits for none.
+    waits_for: str | None = None
     landed_at: float | None = None
     rows: deque[tuple[float, int]] = field(default_factory=deque)
 
@@ -115,7 +117,11 @@ class Reporter(Observer):
         with self._guard:
             self._forget_former()
             for partition, owned in claims.items():
+                before = self._partitions.get(partition)
                 self._partitions[partition] = _Partition(owned.next_offset)
+                if before is not None and before.waits_for is not None:
+                    # Taken up again only to see whether that server is back: what lands will show it.
+                    self._partitions[partition].waits_for = before.waits_for
             self._tell()
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> None:
@@ -128,8 +134,7 @@ class Reporter(Observer):
             for partition in partitions:
                 if self._partitions.pop(partition, None) is not None:
                     self.metrics.forget(partition)
-            if not self._partitions and self._waiting_for == "registry":
-                self._wait_for(None)
+            self._wait_for(None if not self._partitions and self._waiting_for == "registry" else self._waiting_for)
             self._tell()
 
     def landed(self, advances: Sequence[Advance], size: int, seconds: float) -> None:
@@ -143,9 +148,9 @@ class Reporter(Observer):
                 partition = self._partitions.setdefault((move.topic, move.partition), _Partition(move.start))
                 partition.next_offset = move.end
                 partition.landed_at = now
+                partition.waits_for = None
                 partition.rows.append((now, move.rows))
-            if self._waiting_for is not None:
-                self._wait_for(None)
+            self._wait_for(None)
 
     def fenced(self, partitions: Iterable[TopicPartition]) -> None:
         """Another sink has them."""
@@ -153,6 +158,16 @@ class Reporter(Observer):
             for topic, number in partitions:
                 self.metrics.fences.labels(topic, str(number)).inc()
                 self._halt((topic, number), "fenced", "Another sink took it over.")
+            self._tell()
+
+    def waiting(self, partitions: Iterable[TopicPartition], error: BaseException) -> None:
+        """These wait for a server, the others do not."""
+        with self._guard:
+            for partition in partitions:
+                if (found := self._partitions.get(partition)) is not None:
+                    found.waits_for = server_of(error)
+            self._note(sentence(error))
+            self._wait_for(self._waiting_for)
             self._tell()
 
     def stopped(self, partitions: Iterable[TopicPartition], why: str) -> None:
@@ -222,7 +237,12 @@ class Reporter(Observer):
 
     def _wait_for(self, server: str | None) -> None:
         self._waiting_for = server
-        self.metrics.wait_for(server)
+        self.metrics.wait_for(self._any_waits_for())
+
+    def _any_waits_for(self) -> str | None:
+        """The server that the sink waits for, or else some of its partitions."""
+        alone = (each.waits_for for each in self._partitions.values() if each.waits_for is not None)
+        return self._waiting_for or next(alone, None)
 
     def _tell(self) -> None:
         """Write the file, and say where each partition stands."""
@@ -247,7 +267,7 @@ class Reporter(Observer):
             group=self._settings.consumer_group,
             started_at=self._started_at,
             updated_at=now,
-            waiting_for=self._waiting_for,
+            waiting_for=self._any_waits_for(),
             last_error=self._last_error,
             last_error_at=self._last_error_at,
             partitions=tuple(
@@ -262,8 +282,8 @@ class Reporter(Observer):
         is_busy = found.landed_at is not None and now - found.landed_at < _BUSY_SECONDS
         if found.halted is not None:
             state = found.halted
-        elif self._waiting_for is not None:
-            state = f"waiting for {self._waiting_for}"
+        elif server := self._waiting_for or found.waits_for:
+            state = f"waiting for {server}"
         else:
             state = "landing" if is_behind or is_busy else "idle"
         return PartitionState(

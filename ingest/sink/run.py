@@ -1,8 +1,9 @@
 """`scopehouse ingest run`: a member of a consumer group that lands records for ever.
 
 Whatever breaks (Postgres, the broker, the registry), the session ends with nothing half done, and a new one begins
-after a pause that grows: it asks Postgres where to go on. A partition that another sink has taken over, or that stands
-still because of its dead letters, is paused, and taken up again once nobody owns it and nothing holds it.
+after a pause that grows: it asks Postgres where to go on. A partition that another sink has taken over, that stands
+still because of its dead letters, that is not the log that raw was filled from, or whose schemas the registry does not
+tell, is paused, and taken up again once nobody owns it and nothing holds it. The others go on.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-import httpx2
 import psycopg
 import structlog
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.schema_registry.error import SchemaRegistryError
 from psycopg import Connection
 
 from ingest.sink.batch import Batch
@@ -30,16 +29,25 @@ from ingest.sink.broker import (
     extents_of,
     make_consumer,
     membership,
-    partitions_of,
+    partitions_there,
 )
-from ingest.sink.landing import BROKEN, Landing, connect
+from ingest.sink.landing import BROKEN, REGISTRY_AWAY, Landing, connect
 from ingest.sink.limits import DeadLetterLimit, stopped
 from ingest.sink.load import Topic
 from ingest.sink.observer import Observer
-from ingest.sink.offsets import Advance, Claim, claim, marks, owned_elsewhere, release, unread
+from ingest.sink.offsets import (
+    Advance,
+    Claim,
+    LogChangedError,
+    changed_logs,
+    claim,
+    marks,
+    owned_elsewhere,
+    release,
+)
 from ingest.sink.offsets import TopicPartition as Partition
 from ingest.sink.same_log import SameLog
-from ingest.sink.sentences import sentence
+from ingest.sink.sentences import sentence, server_of
 from ingest.sink.topics import loaded_topics
 from services.errors import MendableError
 from services.settings import Settings
@@ -49,44 +57,44 @@ _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
 # How often it is looked whether a partition that was left alone may be taken up again.
 _LOOK_SECONDS = 2.0
+# While nothing arrives, Postgres is asked so often whether it is there.
+_IDLE_LOOK_SECONDS = 3.0
 # A stop may take 5 seconds; this is what the sink gets of it.
 _STOP_SECONDS = 3.5
-_TRANSIENT = (*BROKEN, KafkaException, BrokerError, SchemaRegistryError, httpx2.HTTPError, OSError)
+_TRANSIENT = (*BROKEN, *REGISTRY_AWAY, KafkaException, BrokerError, OSError)
 
 _log = structlog.get_logger("scopehouse.sink")
-
-OnLanded = Callable[[list[Advance]], None]
 
 
 def run(
     settings: Settings,
     stop: threading.Event,
     topics: Iterable[str] | None = None,
-    on_landed: OnLanded | None = None,
     observer: Observer | None = None,
 ) -> None:
-    """Land records of the topics (all by default) until `stop` is set; `on_landed` hears of each transaction.
-
-    The observer hears of it too, as soon as it is committed, and of what else happens.
+    """Land records of the topics (all by default) until `stop` is set; the observer hears of what happens.
 
     Raises:
-        LogChangedError: a topic is not the log that raw was filled from.
         MendableError: a topic has no contract, or a setting is missing.
     """
-    loaded = loaded_topics(settings, topics)
+    loaded = loaded_topics(settings, topics, is_patient=False)
     observer = observer or Observer()
     pause = _FIRST_PAUSE_SECONDS
     while not stop.is_set():
-        began = time.monotonic()
+        session = _Session(settings, loaded, observer)
         try:
-            _Session(settings, loaded, on_landed, observer).run(stop)
+            session.run(stop)
         except _TRANSIENT as error:
-            if time.monotonic() - began > _LONGEST_PAUSE_SECONDS:
+            if session.has_landed:
                 pause = _FIRST_PAUSE_SECONDS
             observer.broke(error)
             _log.warning("session broke, will go on", error=sentence(error), pause_seconds=pause)
             stop.wait(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        except LogChangedError as error:
+            # Under way: the next session leaves that topic alone.
+            _log.warning("a topic changed, will look again", error=sentence(error))
+            stop.wait(_FIRST_PAUSE_SECONDS)
         except psycopg.ProgrammingError as error:
             raise MendableError(
                 f"Postgres has not what the sink needs ({sentence(error)}): run `scopehouse migrate`."
@@ -110,7 +118,7 @@ def run_until_told(
 
     def work() -> None:
         try:
-            run(settings, stop, topics, observer=observer)
+            run(settings, stop, topics, observer)
         except BaseException as error:
             errors.append(error)
         finally:
@@ -135,28 +143,37 @@ def run_until_told(
 class _Session:
     """One connection to Postgres and one membership in the group."""
 
-    def __init__(
-        self, settings: Settings, topics: dict[str, Topic], on_landed: OnLanded | None, observer: Observer
-    ) -> None:
+    def __init__(self, settings: Settings, topics: dict[str, Topic], observer: Observer) -> None:
         self._settings = settings
         self._topics = topics
-        self._on_landed = on_landed
         self._observer = observer
         self._batch = Batch()
         # Partitions claimed while a call to consume() was under way, or while paused.
         self._fresh: set[Partition] = set()
-        # Partitions that are assigned to us and not ours: another sink's, or stopped. Paused.
+        # Partitions that are assigned to us and not ours: another sink's, stopped or waiting. Paused.
         self._left_alone: set[Partition] = set()
+        # Those of them whose log changed, with what was said of them.
+        self._changed: dict[Partition, str] = {}
         self._look_at = 0.0
+        self._idle_since = time.monotonic()
         self._same_log = SameLog(settings)
         self._is_over = False
+        # Then whatever broke before was over, and what breaks now is something new.
+        self.has_landed = False
 
     def run(self, stop: threading.Event) -> None:
         limit = DeadLetterLimit(self._settings.dead_letter_share, self._settings.dead_letter_run)
         with (
             connect(self._settings) as connection,
             Landing(
-                connection, self._topics, limit, self._pause_fenced, self._pause_stopped, self._same_log, self._observer
+                connection,
+                self._topics,
+                limit,
+                self._pause_fenced,
+                self._pause_stopped,
+                self._same_log,
+                self._observer,
+                self._pause_waiting,
             ) as landing,
         ):
             self._connection: Connection = connection
@@ -184,10 +201,19 @@ class _Session:
             self._consume()
             self._take_up_again()
             self._same_log.look()
+            self._look_at_postgres()
             if closes_at is None and (self._batch.rows or self._landing.is_busy):
                 closes_at = time.monotonic() + self._settings.batch_milliseconds / 1000
             if closes_at is not None and time.monotonic() >= closes_at:
                 return
+
+    def _look_at_postgres(self) -> None:
+        """Notice that Postgres is gone also while there is nothing to land. Raises BROKEN."""
+        if self._batch.rows or self._landing.is_busy:
+            self._idle_since = time.monotonic()
+        elif time.monotonic() - self._idle_since > _IDLE_LOOK_SECONDS:
+            self._connection.execute("select 1")
+            self._idle_since = time.monotonic()
 
     def _consume(self) -> None:
         arrived = Batch()
@@ -212,11 +238,10 @@ class _Session:
         """Tell Kafka what landed, for lag tools alone."""
         if not advances:
             return
+        self.has_landed = True
         landed = [TopicPartition(move.topic, move.partition, move.end) for move in advances]
         with suppress(KafkaException):
             self._consumer.commit(offsets=landed, asynchronous=True)
-        if self._on_landed is not None:
-            self._on_landed(advances)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._report(self._landing.finish())
@@ -229,15 +254,21 @@ class _Session:
         _log.info("assigned", partitions=_names(wanted))
 
     def _claim(self, partitions: set[Partition]) -> dict[Partition, Claim]:
-        """Claim partitions that are assigned to us, but those that are stopped. Records of them that were consumed
-        before are dropped."""
+        """Claim partitions that are assigned to us, but those that are stopped or are another log than raw's. Records
+        of them that were consumed before are dropped."""
         if not partitions:
             return {}
-        ids = partitions_of(self._settings, {topic for topic, _ in partitions})
+        ids = partitions_there(self._settings, {topic for topic, _ in partitions})
         known = marks(self._connection)
-        extents = extents_of(self._consumer, {each: ids[each] for each in partitions})
-        unread(known, extents)
-        self._same_log.expect({each: ids[each] for each in partitions})
+        extents = extents_of(self._consumer, {each: ids[each] for each in partitions if each in ids})
+        changed = changed_logs(known, extents)
+        for partition, why in changed.items():
+            del extents[partition]
+            if partition not in self._changed:
+                self._observer.assigned({partition: Claim(known[partition].next_offset, 0)})
+                self._stopped(partition, why)
+        self._changed = {each: why for each, why in self._changed.items() if each not in partitions} | changed
+        self._same_log.expect({each: ids[each] for each in extents})
         claims = claim(self._connection, extents)
         self._batch = self._batch.without(claims)
         self._landing.claims.update(claims)
@@ -255,6 +286,7 @@ class _Session:
                 self._landing.claims.pop(each, None)
             self._fresh -= gone
             self._left_alone -= gone
+            self._changed = {each: why for each, why in self._changed.items() if each not in gone}
             self._observer.revoked(gone)
         consumer.incremental_unassign(partitions)
         _log.info("revoked", partitions=_names(gone))
@@ -269,8 +301,24 @@ class _Session:
         release(self._connection, reasons)
         self._leave_alone(reasons)
         for partition, reason in reasons.items():
-            self._observer.stopped([partition], reason)
-            _log.error("stopped, the others go on", partitions=_names([partition]), reason=reason)
+            self._stopped(partition, reason)
+
+    def _stopped(self, partition: Partition, reason: str) -> None:
+        self._observer.stopped([partition], reason)
+        _log.error("stopped, the others go on", partitions=_names([partition]), reason=reason)
+
+    def _pause_waiting(self, partitions: tuple[Partition, ...], error: Exception) -> None:
+        release(self._connection, partitions)
+        self._leave_alone(partitions)
+        # Asked for again at once, what is away would hold the others up.
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+        self._observer.waiting(partitions, error)
+        _log.warning(
+            "these wait, the others go on",
+            partitions=_names(partitions),
+            waiting_for=server_of(error),
+            error=sentence(error),
+        )
 
     def _leave_alone(self, partitions: Iterable[Partition]) -> None:
         self._left_alone.update(partitions)

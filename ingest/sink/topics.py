@@ -14,8 +14,10 @@ from services.errors import MendableError
 from services.settings import Settings
 
 
-def loaded_topics(settings: Settings, names: Iterable[str] | None = None) -> dict[str, Topic]:
+def loaded_topics(settings: Settings, names: Iterable[str] | None = None, is_patient: bool = True) -> dict[str, Topic]:
     """The topics of those names, or all that have a contract.
+
+    A patient one tries the registry several times, for some seconds, before it gives up on a schema.
 
     Raises:
         MendableError: a name has no contract.
@@ -25,7 +27,7 @@ def loaded_topics(settings: Settings, names: Iterable[str] | None = None) -> dic
     for name in wanted:
         if name not in contracts:
             raise MendableError(f"Topic {name} has no contract: the topics are {', '.join(contracts)}.")
-    schemas = WriterSchemas(settings)
+    schemas = WriterSchemas(settings, is_patient)
     return {name: _topic(contracts[name], schemas) for name in wanted}
 
 

@@ -43,17 +43,24 @@ def drain(topics: Topics = None, as_json: Json = False) -> None:
     """
     from ingest.capture.watch import look_once
     from ingest.sink.broker import spare_the_collector
+    from ingest.sink.drain import StandstillError
     from ingest.sink.drain import drain as drain_topics
 
     spare_the_collector()
     look_once(settings())
+    standstill = None
     with progress_bars() as progress:
-        results = drain_topics(settings(), topics or None, progress)
+        try:
+            results = drain_topics(settings(), topics or None, progress)
+        except StandstillError as error:
+            standstill, results = error, error.results
     if as_json:
         typer.echo(json.dumps({name: asdict(result) for name, result in results.items()}))
-        return
-    for result in results.values():
-        typer.echo(f"{result.topic}: {result.rows:,} rows, {result.dead_letters:,} dead letters")
+    else:
+        for result in results.values():
+            typer.echo(f"{result.topic}: {result.rows:,} rows, {result.dead_letters:,} dead letters")
+    if standstill is not None:
+        raise standstill
 
 
 @commands.command()

@@ -135,6 +135,21 @@ def test_a_failed_dbt_test_is_a_failed_check_and_stops_what_needs_it(house: Sett
     assert stopped.run_id != run.run_id
 
 
+def test_a_partition_that_stands_still_is_a_failed_check_and_what_is_built_goes_on(
+    first: JobRun, house: Settings, owner: psycopg.Connection
+) -> None:
+    owner.execute("update ingest.offsets set stopped_because = 'by the test' where topic = 'tracking_events'")
+    try:
+        run = run_job("demo", house)
+    finally:
+        owner.execute("update ingest.offsets set stopped_because = null")
+    assert run.failures == (f"drain_topics: {run.failures[0].removeprefix('drain_topics: ')}",)
+    assert "Topic tracking_events partition 0 stands still" in run.failures[0]
+    assert run.tests_failed == 0
+    assert run.models == first.models
+    assert run.clusters is not None
+
+
 def test_one_asset_alone_builds_just_that(first: JobRun, house: Settings) -> None:
     """What a retry from the failed assets rests on."""
     job = build_defs(house).resolve_job_def("demo")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fastavro
 import psycopg
 import pytest
 from confluent_kafka import Producer, TopicPartition
@@ -21,28 +19,7 @@ from ingest.contracts.topics import MAX_MESSAGE_BYTES
 from ingest.database.migrate import migrate
 from ingest.sink.drain import Drained, drain
 from services.settings import Settings
-
-NESTED = {
-    "type": "array",
-    "items": {"type": "record", "name": "N", "fields": [{"name": "x", "type": "string"}]},
-}
-FIELDS: dict[str, Any] = {
-    "id": "long",
-    "name": "string",
-    "day": {"type": "int", "logicalType": "date"},
-    "at_ms": {"type": "long", "logicalType": "timestamp-millis"},
-    "at_us": {"type": "long", "logicalType": "timestamp-micros"},
-    "items": NESTED,
-    "number": ["null", "double"],
-}
-GOOD = {"id": 0, "name": b"a", "day": 0, "at_ms": 0, "at_us": 0, "items": [{"x": b"b"}], "number": 1.0}
-
-
-def writer_fields() -> list[dict[str, Any]]:
-    """Fields whose bytes are those of FIELDS, but in which strings and times may be anything."""
-    loose = {"name": "bytes", "day": "int", "at_ms": "long", "at_us": "long"}
-    loose["items"] = json.loads(json.dumps(NESTED).replace('"string"', '"bytes"'))
-    return [{"name": name, "type": loose.get(name, type_)} for name, type_ in FIELDS.items()]
+from tests.fakes.everything import FIELDS, GOOD, encode, writer_fields
 
 
 class World:
@@ -100,15 +77,9 @@ class World:
         schema = {"type": "record", "name": "Everything", "fields": fields}
         return self.registry.register_schema(subject, Schema(json.dumps(schema), "AVRO"))
 
-    def encode(self, schema_id: int, fields: list[dict[str, Any]], record: dict[str, Any]) -> bytes:
-        body = io.BytesIO()
-        schema = fastavro.parse_schema({"type": "record", "name": "Everything", "fields": fields})
-        fastavro.schemaless_writer(body, schema, record)
-        return b"\x00" + schema_id.to_bytes(4, "big") + body.getvalue()
-
     def good(self, contract: Contract, **changes: Any) -> bytes:
         """A record of the topic with every kind of field."""
-        return self.encode(self.schema_id(contract), writer_fields(), GOOD | changes)
+        return encode(self.schema_id(contract), writer_fields(), GOOD | changes)
 
     def send(
         self, contract: Contract, values: list[bytes | None], key: bytes | None = b"k", partition: int = 0, **more: Any

@@ -8,7 +8,8 @@ import pyruhvro
 import pytest
 
 from ingest.sink import load
-from tests.integration.dead_letters.conftest import World, writer_fields
+from tests.fakes.everything import encode, writer_fields
+from tests.integration.dead_letters.conftest import World
 
 NOT_FITTING = [{"name": "id", "type": "string"}, *writer_fields()[1:]]
 HEADERS = [("trace", b"\xff\x00"), ("empty", None)]
@@ -24,7 +25,7 @@ def test_each_bad_avro_record_is_kept_whole_and_its_neighbours_land(world: World
         "garbage": (good[:5] + b"\xff" * 40, "UndecodableAvro"),
         "unknown schema": (b"\x00\x7f\xff\xff\xff" + good[5:], "UnknownSchema"),
         "incompatible schema": (
-            world.encode(
+            encode(
                 incompatible,
                 NOT_FITTING,
                 {"id": "x", "name": b"a", "day": 0, "at_ms": 0, "at_us": 0, "items": [], "number": None},

@@ -14,6 +14,7 @@ from ingest.sink import replay as replay_module
 from ingest.sink.replay import Selection, replay
 from services.errors import MendableError
 from services.settings import Settings
+from tests.fakes.everything import encode
 from tests.integration.dead_letters.conftest import World
 from tests.integration.sink.test_kills import WORKERS
 
@@ -69,13 +70,24 @@ def test_what_has_become_good_lands_as_a_replay_log_and_the_rest_stays(world: Wo
 def test_a_contract_that_was_mended_takes_what_it_refused(world: World) -> None:
     contract = world.make([{"name": "id", "type": "int"}, {"name": "kind", "type": "string"}])
     fields = [{"name": "id", "type": "int"}]
-    world.send(contract, [world.encode(world.register(f"{contract.topic}-old", fields), fields, {"id": 7})])
+    world.send(contract, [encode(world.register(f"{contract.topic}-old", fields), fields, {"id": 7})])
     world.drain(contract)
     ((letter, error_class),) = world.letters(contract, "dead_letter_id, error_class")
     assert error_class == "IncompatibleSchema"
     world.write(contract.topic, [{"name": "id", "type": "int"}, {"name": "kind", "type": "string", "default": "x"}])
     replay(world.settings, Selection(dead_letter_id=letter))
     assert world.rows(contract, "id, kind, _kafka_partition, _kafka_timestamp is not null") == [(7, "x", -1, True)]
+
+
+def test_values_mended_by_a_replay_are_counted(world: World) -> None:
+    contract = world.make([{"name": "id", "type": "long"}, {"name": "km", "type": ["null", "double"]}], "json")
+    refuse_by_hand(world, contract.table, "false")
+    world.send(contract, [b'{"id": 1, "km": NaN}', b'{"id": 2, "km": 2}'])
+    world.drain(contract)
+    mend(world, contract.table)
+    replay(world.settings, Selection(topic=contract.topic))
+    assert world.rows(contract, "id, km") == [(1, None), (2, 2.0)]
+    assert world.mark(contract, "row_count, mended_value_count", -1) == (2, 1)
 
 
 def test_a_topic_without_a_contract_is_passed_over(world: World) -> None:

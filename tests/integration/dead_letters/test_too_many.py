@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ingest.sink import load
-from ingest.sink.limits import StoppedError
+from ingest.sink.drain import StandstillError
 from ingest.sink.run import run
 from scopehouse.cli import app
 from tests.integration.dead_letters.conftest import World
@@ -33,7 +33,7 @@ def test_a_drain_stops_the_partition_only_and_says_so_at_the_end(world: World) -
     world.send(contract, [good] * 30 + BAD, partition=1)
     world.send(other, [world.good(other)] * 5)
     for _ in range(2):
-        with pytest.raises(StoppedError) as refused:
+        with pytest.raises(StandstillError) as refused:
             world.drain(contract, other, dead_letter_run=20)
         assert f"Topic {contract.topic} partition 0 stands still at offset 0: 20 records in a row are bad" in str(
             refused.value
@@ -58,7 +58,7 @@ def test_what_postgres_refuses_counts_too(world: World) -> None:
     contract = world.make()
     world.owner.execute(f"alter table raw.{contract.table} add constraint by_hand check (id = 0)")
     world.send(contract, [world.good(contract, id=1)] * 20)
-    with pytest.raises(StoppedError, match="the last: RefusedByPostgres"):
+    with pytest.raises(StandstillError, match="the last: RefusedByPostgres"):
         world.drain(contract, dead_letter_run=20)
     assert world.rows(contract, "id") == world.letters(contract, "topic") == []
 
@@ -75,7 +75,7 @@ def test_a_batch_that_postgres_refuses_whole_is_given_up_early(world: World, mon
         copy(*words)
 
     monkeypatch.setattr(load, "_copy", counted_copy)
-    with pytest.raises(StoppedError, match="500 records in a row are bad"):
+    with pytest.raises(StandstillError, match="500 records in a row are bad"):
         world.drain(contract, dead_letter_run=500, batch_milliseconds=20_000)
     assert len(copies) < 3 * 500
     assert world.mark(contract, "next_offset, dead_letter_count") == (0, 0)

@@ -309,6 +309,14 @@ class Heard(Observer):
     def __init__(self) -> None:
         self.fences: set[tuple[str, int]] = set()
         self.breaks: list[str] = []
+        self.stops: dict[tuple[str, int], str] = {}
+        self.waits: list[tuple[str, int]] = []
+
+    def stopped(self, partitions: Iterable[tuple[str, int]], why: str) -> None:
+        self.stops |= dict.fromkeys(partitions, why)
+
+    def waiting(self, partitions: Iterable[tuple[str, int]], error: BaseException) -> None:
+        self.waits += partitions
 
     def fenced(self, partitions: Iterable[tuple[str, int]]) -> None:
         self.fences.update(partitions)

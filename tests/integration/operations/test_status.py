@@ -11,7 +11,7 @@ import psutil
 
 from services.embedded import stack as embedded
 from services.settings import Settings
-from tests.integration.operations.conftest import Sink, a_sink, eventually, states, status
+from tests.integration.operations.conftest import Sink, a_sink, eventually, states, status, status_of_its_own
 from tests.integration.sink.conftest import Topics
 
 
@@ -44,7 +44,7 @@ def test_metrics_and_status_say_what_landed_and_what_was_set_aside(stack: Settin
     assert {each["partition"]: each["dead_letters"] - dead[each["partition"]] for each in partitions}[0] == 3
 
     assert sink.end() == 0
-    gone = status()
+    gone = status_of_its_own()
     assert gone["sinks"] == []
     assert states(gone) == {"no sink"}
 
@@ -111,7 +111,7 @@ def test_a_frozen_postgres_hangs_neither_status_nor_a_stop(stack: Settings, sink
         process.suspend()
     try:
         began = time.monotonic()
-        now = status()
+        now = status_of_its_own()
         assert time.monotonic() - began < 20
         assert any(problem.startswith("Postgres can't be asked") for problem in now["problems"])
         topics.send_event(9 * 10**17 + 20_000)

@@ -8,15 +8,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from confluent_kafka.schema_registry import Schema
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from ingest.contracts.topics import IncompatibleSchemaError
+from ingest.database import migrate as migrate_module
 from ingest.database.migrate import migrate
 from ingest.sink.observer import Observer
 from ingest.sink.replay import Selection, replay
 from ingest.sink.run import run
+from services.errors import MendableError
+from tests.fakes.everything import encode
 from tests.integration.dead_letters.conftest import World
 
 ID = {"name": "id", "type": "long"}
@@ -38,10 +42,10 @@ def test_old_and_new_writers_mixed_in_one_batch_land_in_order(world: World) -> N
     for number in range(0, 400, 4):
         record: dict[str, Any] = {"id": number, "km": 1, "note": "n", "more": 0.5}
         values += [
-            world.encode(old, [ID, KM], record),
-            world.encode(now, [ID, KM, NOTE], record | {"id": number + 1}),
-            world.encode(newer, [ID, KM, NOTE, MORE], record | {"id": number + 2}),
-            world.encode(other, [NOTE, {"name": "id", "type": "int"}, KM], record | {"id": number + 3}),
+            encode(old, [ID, KM], record),
+            encode(now, [ID, KM, NOTE], record | {"id": number + 1}),
+            encode(newer, [ID, KM, NOTE, MORE], record | {"id": number + 2}),
+            encode(other, [NOTE, {"name": "id", "type": "int"}, KM], record | {"id": number + 3}),
         ]
     world.send(contract, values)
     drained = world.drain(contract)[contract.topic]
@@ -84,7 +88,7 @@ def test_an_added_optional_field_becomes_a_column_while_the_sink_runs(world: Wor
     def produce() -> None:
         while not done.is_set():
             # With a dead letter in each batch: its table is locked in the sink's transaction too.
-            world.send(contract, [world.encode(old, [ID, KM], {"id": len(sent), "km": 1}), b"garbage"])
+            world.send(contract, [encode(old, [ID, KM], {"id": len(sent), "km": 1}), b"garbage"])
             sent.append(len(sent))
 
     producer = threading.Thread(target=produce)
@@ -99,7 +103,7 @@ def test_an_added_optional_field_becomes_a_column_while_the_sink_runs(world: Wor
             wait_until(lambda landed=landed: len(world.rows(contract, "id")) > landed + 20)  # type: ignore[misc]
         done.set()
         producer.join()
-        new = world.encode(world.schema_id(contract), [ID, KM, NOTE, MORE], {"id": -1, "km": 1, "note": "n", "more": 1})
+        new = encode(world.schema_id(contract), [ID, KM, NOTE, MORE], {"id": -1, "km": 1, "note": "n", "more": 1})
         world.send(contract, [new])
         wait_until(lambda: (-1,) in world.rows(contract, "id"))
     finally:
@@ -113,6 +117,18 @@ def test_an_added_optional_field_becomes_a_column_while_the_sink_runs(world: Wor
     world.send(contract, [new])
     world.drain(contract)
     assert world.rows(contract, "id, note, more")[-1] == (-1, "n", 1.0)
+
+
+def test_a_migration_does_not_wait_long_for_a_table_in_use(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate_module, "_LOCK_SECONDS", 1)
+    contract = world.make([ID])
+    world.write(contract.topic, [ID, NOTE])
+    with psycopg.connect(world.settings.url_of("transform")) as reader:
+        reader.execute(f'select from raw."{contract.table}"')
+        with pytest.raises(MendableError, match=r"was in use for 1 s .*: nothing was changed"):
+            migrate(world.settings)
+    migrate(world.settings)
+    assert world.rows(contract, "id, note") == []
 
 
 @pytest.mark.parametrize(
@@ -164,7 +180,7 @@ def test_what_may_be_null_from_now_on_lands(world: World, encoding: str) -> None
     migrate(world.settings)
     schema_id = world.schema_id(contract)
     record = {"id": 1, "km": None, "note": None}
-    world.send(contract, [b'{"id": 1}' if encoding == "json" else world.encode(schema_id, optional, record)])
+    world.send(contract, [b'{"id": 1}' if encoding == "json" else encode(schema_id, optional, record)])
     assert world.drain(contract)[contract.topic].rows == 1
     assert world.rows(contract, "id, km, note") == [(1, None, None)]
 
@@ -174,9 +190,9 @@ def test_an_incompatible_writer_fills_the_dead_letters_of_its_topic_alone(world:
     wrong = [ID, {"name": "km", "type": "string"}]
     wrong_id = world.register(f"{contract.topic}-wrong", wrong)
     good = {"id": 1, "km": 2}
-    world.send(contract, [world.encode(wrong_id, wrong, {"id": 1, "km": "far"})] * 5)
-    world.send(contract, [world.encode(world.schema_id(contract), [ID, KM], good)] * 5)
-    world.send(other, [world.encode(world.schema_id(other), [ID, KM], good)] * 5)
+    world.send(contract, [encode(wrong_id, wrong, {"id": 1, "km": "far"})] * 5)
+    world.send(contract, [encode(world.schema_id(contract), [ID, KM], good)] * 5)
+    world.send(other, [encode(world.schema_id(other), [ID, KM], good)] * 5)
     drained = world.drain(contract, other)
     assert [(each.rows, each.dead_letters) for each in drained.values()] == [(5, 5), (5, 0)]
     assert world.letters(contract, "error_class, schema_id") == [("IncompatibleSchema", wrong_id)] * 5

@@ -13,6 +13,7 @@ from psycopg import sql
 
 from ingest.contracts.contract import Contract
 from ingest.database.migrate import migrate
+from tests.fakes.everything import encode
 from tests.integration.dead_letters.conftest import World
 
 TOPICS = ["select", "Order.By", "1st", "-", "a..b--c", "_x", "pg_class", "x" * 200]
@@ -75,5 +76,5 @@ def test_avro_topics_of_hostile_names_land(world: World, topic: str) -> None:
     contract = world.write(f"{topic}{uuid.uuid4().hex[:12]}", fields)
     migrate(world.settings)
     record = {name: f"a {name}" for name in names}
-    value = world.encode(world.schema_id(contract), fields, record)
+    value = encode(world.schema_id(contract), fields, record)
     assert land(world, contract, [value]) == [tuple(record.values())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fastavro
@@ -13,7 +13,8 @@ from confluent_kafka import Producer
 from confluent_kafka.schema_registry import SchemaRegistryClient
 
 from ingest.contracts.contract import load_contracts
-from services.settings import Settings
+from services.settings import Settings, postgres_environment
+from tests.integration.dbt_project.warehouse import PROJECT, TRIPS, Dbt
 
 TRACKING = load_contracts()["tracking_events"]
 
@@ -34,6 +35,12 @@ class Topics:
 
     def send_event(self, event_id: int, journey_km: float = 1.0, **more: Any) -> None:
         self.send("tracking_events", self.event(event_id, journey_km), str(event_id).encode(), **more)
+
+    def send_events(self, first: int, count: int) -> None:
+        """Send so many events, ids from `first` on, and wait until they are there."""
+        for event_id in range(first, first + count):
+            self.send_event(event_id)
+        self.flush()
 
     def event(self, event_id: int, journey_km: float = 1.0) -> bytes:
         measurement = {"vehicle_id": 1, "product_id": 5, "journey_km": journey_km, "total_km": 2.5}
@@ -60,6 +67,21 @@ def warehouse(stack: Settings) -> Iterator[psycopg.Connection]:
     """A session that may read raw and ingest."""
     with psycopg.connect(stack.url_of("transform"), autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def build_facts(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], None]:
+    """`dbt build` of the fact of trips and what is before it."""
+    dbt = Dbt(PROJECT, tmp_path_factory.mktemp("dbt"))
+
+    def build() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in postgres_environment(stack.url_of("transform")).items():
+                patch.setenv(name, value)
+            dbt.manifest = dbt.manifest or dbt.attempt("parse").result
+            dbt("build", "--select", f"+{TRIPS}", "--exclude", "resource_type:unit_test")
+
+    return build
 
 
 @pytest.fixture(scope="session")

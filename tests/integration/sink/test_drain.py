@@ -13,7 +13,7 @@ from ingest.contracts.raw_tables import IncompatibleTableError, apply_raw_table
 from ingest.database.migrate import migrate
 from ingest.sink.drain import drain
 from ingest.sink.landing import connect
-from ingest.sink.offsets import Advance, Extent, FencedError, LogChangedError, advance, claim, marks, unread
+from ingest.sink.offsets import Advance, Extent, FencedError, LogChangedError, advance, changed_logs, claim, marks
 from services.errors import MendableError
 from services.settings import Settings
 from tests.integration.sink.conftest import Topics
@@ -30,9 +30,7 @@ def test_a_drain_lands_every_record_once_and_a_second_one_adds_nothing(
     stack: Settings, topics: Topics, warehouse: psycopg.Connection, new_ids: Iterator[int]
 ) -> None:
     first = next(new_ids)
-    for event_id in range(first, first + 5_000):
-        topics.send_event(event_id)
-    topics.flush()
+    topics.send_events(first, 5_000)
     assert drain(stack, ["tracking_events"])["tracking_events"].rows == 5_000
     assert landed_ids(warehouse, first) == list(range(first, first + 5_000))
     again = drain(stack, ["tracking_events"])["tracking_events"]
@@ -132,8 +130,7 @@ def test_a_log_that_changed_is_reported_and_nothing_is_claimed(stack: Settings, 
         )
         try:
             with connect(stack) as connection:
-                with pytest.raises(LogChangedError, match=sentence):
-                    unread(marks(connection), {partition: extent})
+                assert sentence in changed_logs(marks(connection), {partition: extent})[partition]
                 # That the log ends too early is seen by comparing with a mark read before its end was.
                 if extent.high >= 5:
                     with pytest.raises(LogChangedError, match=sentence):
@@ -149,9 +146,7 @@ def test_two_drains_at_once_lose_and_repeat_nothing(
     stack: Settings, topics: Topics, warehouse: psycopg.Connection, new_ids: Iterator[int]
 ) -> None:
     first = next(new_ids)
-    for event_id in range(first, first + 20_000):
-        topics.send_event(event_id)
-    topics.flush()
+    topics.send_events(first, 20_000)
     small = stack.model_copy(update={"batch_rows": 500})
 
     def try_to_drain() -> None:

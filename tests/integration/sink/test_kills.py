@@ -11,8 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -20,7 +19,7 @@ import pytest
 
 from ingest.sink.drain import drain
 from ingest.sources.tracking_events import TrackingEventsProduced, produce_tracking_events
-from services.settings import PROJECT_ROOT, Settings, postgres_environment
+from services.settings import Settings
 from tests.integration.sink.conftest import Topics
 from tests.integration.sink.test_drain import landed_ids
 
@@ -57,13 +56,16 @@ def is_in_transaction(warehouse: psycopg.Connection) -> bool:
     return row is not None
 
 
-def test_twenty_kills_while_trips_arrive_lose_and_repeat_nothing(stack: Settings) -> None:
+def test_twenty_kills_while_trips_arrive_lose_and_repeat_nothing(
+    stack: Settings, build_facts: Callable[[], None]
+) -> None:
     chance = random.Random(20)
     sent: list[TrackingEventsProduced] = []
     done = threading.Event()
 
     def produce() -> None:
-        while not done.is_set():
+        # With a rest between: it shares this process with who kills.
+        while not done.wait(0.1):
             sent.append(produce_tracking_events(stack, events=2_000, seed=20))
 
     producer = threading.Thread(target=produce)
@@ -88,7 +90,7 @@ def test_twenty_kills_while_trips_arrive_lose_and_repeat_nothing(stack: Settings
         producer.join()
     assert inside >= KILLS_IN_TRANSACTION, f"only {inside} of {kills} kills fell inside a transaction"
     drain(stack, ["tracking_events"])
-    build_facts(stack)
+    build_facts()
     first, last = sent[0].first_event_id, sent[-1].last_event_id
     with psycopg.connect(stack.url_of("transform")) as warehouse:
         (raw_rows,) = one_row(
@@ -106,19 +108,6 @@ def test_twenty_kills_while_trips_arrive_lose_and_repeat_nothing(stack: Settings
     assert operating_kg_co2e == pytest.approx(expected_kg_co2e, rel=1e-6)
 
 
-def build_facts(settings: Settings) -> None:
-    """`dbt build` of the fact and what is before it."""
-    environment = os.environ | postgres_environment(settings.url_of("transform"))
-    dbt = Path(sys.executable).with_name("dbt")
-    words = [dbt, "build", "--select", "+fct_trip_emissions", "--exclude", "resource_type:unit_test", "--quiet"]
-    folder = PROJECT_ROOT / "dbt_project"
-    subprocess.run(
-        [*words, "--project-dir", folder, "--profiles-dir", folder, "--target-path", settings.state_dir / "dbt"],
-        env=environment,
-        check=True,
-    )
-
-
 def one_row(warehouse: psycopg.Connection, statement: str, *parameters: object) -> tuple[Any, ...]:
     row = warehouse.execute(statement, parameters).fetchone()  # type: ignore[arg-type]
     assert row is not None
@@ -133,9 +122,7 @@ def test_a_running_sink_lands_what_arrives_and_ends_cleanly_on_sigterm(
         [sys.executable, "-m", "scopehouse", "ingest", "run", "tracking_events"], stderr=subprocess.PIPE, text=True
     )
     try:
-        for event_id in range(first, first + 3_000):
-            topics.send_event(event_id)
-        topics.flush()
+        topics.send_events(first, 3_000)
         deadline = time.monotonic() + 120
         while len(landed_ids(warehouse, first)) < 3_000 and time.monotonic() < deadline:
             time.sleep(0.2)

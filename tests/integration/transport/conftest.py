@@ -99,7 +99,9 @@ class SecureKafka(Kafka):
         login = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
         file.write_text(
             f"{text}ssl.keystore.type=PEM\nssl.keystore.location={self.keystore}\n"
-            f"sasl.enabled.mechanisms=PLAIN\nlistener.name.secure.plain.sasl.jaas.config={login}\n"
+            f"sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256\nlistener.name.secure.plain.sasl.jaas.config={login}\n"
+            "listener.name.secure.scram-sha-256.sasl.jaas.config="
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;\n"
         )
         return file
 

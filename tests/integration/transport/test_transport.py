@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
 import pytest
+from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 from pydantic import SecretStr
 
 from ingest import clients
@@ -18,6 +20,8 @@ from ingest.database.migrate import migrate
 from ingest.sink import broker
 from ingest.sink.drain import drain
 from ingest.sink.landing import connect
+from ingest.sink.observer import Observer
+from ingest.sink.offsets import Advance
 from ingest.sink.run import run
 from ingest.sources.tracking_events import produce_tracking_events
 from scopehouse.sink_status import sink_status
@@ -26,6 +30,20 @@ from services.settings import Settings, postgres_environment
 from tests.integration.transport.conftest import PASSWORD, Secure
 
 TOPIC = "tracking_events"
+
+
+class UntilLanded(Observer):
+    """Stops a sink when so many rows have landed."""
+
+    def __init__(self, wanted: int) -> None:
+        self.stop = threading.Event()
+        self.rows = 0
+        self._wanted = wanted
+
+    def landed(self, advances: Sequence[Advance], size: int, seconds: float) -> None:
+        self.rows += sum(advance.rows for advance in advances)
+        if self.rows >= self._wanted:
+            self.stop.set()
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +66,12 @@ def test_the_whole_path_goes_by_tls(migrated: Secure) -> None:
     produce_tracking_events(settings, events=300, seed=1)
     assert drain(settings, [TOPIC])[TOPIC].rows == 300
     produce_tracking_events(settings, events=200, seed=1)
-    stop = threading.Event()
-    landed = 0
-
-    def count(advances: list) -> None:  # type: ignore[type-arg]
-        nonlocal landed
-        landed += sum(advance.rows for advance in advances)
-        if landed == 200:
-            stop.set()
-
-    give_up = threading.Timer(60, stop.set)
+    until = UntilLanded(200)
+    give_up = threading.Timer(180, until.stop.set)
     give_up.start()
-    run(settings, stop, [TOPIC], on_landed=count)
+    run(settings, until.stop, [TOPIC], until)
     give_up.cancel()
-    assert landed == 200
+    assert until.rows == 200
     status = sink_status(settings)
     assert status.problems == []
     assert {each.lag for each in status.partitions} == {0}
@@ -132,6 +142,20 @@ def test_a_wrong_password_is_said_and_not_told(hasty: Secure) -> None:
     with pytest.raises(MendableError, match=r"(?i)authentication") as refused:
         drain(settings, [TOPIC])
     assert "not-the-password" not in str(refused.value)
+
+
+def test_a_login_by_scram_is_let_in(hasty: Secure) -> None:
+    inside = AdminClient({"bootstrap.servers": f"127.0.0.1:{hasty.settings.kafka_port}"})
+    credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
+    user = UserScramCredentialUpsertion("scram-user", credential, PASSWORD.encode())
+    for made in inside.alter_user_scram_credentials([user]).values():
+        made.result(30)
+    login = {"sasl__mechanism": "SCRAM-SHA-256", "sasl__username": "scram-user"}
+    settings = hasty.with_properties(**login, sasl__password=PASSWORD)
+    produce_tracking_events(settings, events=10, seed=1)
+    assert drain(settings, [TOPIC])[TOPIC].rows == 10
+    with pytest.raises(MendableError, match=r"(?i)authentication"):
+        drain(hasty.with_properties(**login, sasl__password="not-the-password"), [TOPIC])
 
 
 def test_a_registry_of_another_authority_is_refused(migrated: Secure) -> None:

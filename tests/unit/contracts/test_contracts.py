@@ -112,6 +112,9 @@ def test_a_long_topic_has_a_table_of_its_own(tmp_path: Path) -> None:
     assert all(len(table) <= 63 for table in tables)
 
 
+NOTHINGS = {"type": "array", "items": {"type": "record", "name": "Nothing", "fields": []}}
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -130,6 +133,7 @@ def test_a_long_topic_has_a_table_of_its_own(tmp_path: Path) -> None:
         ({"fields": [field(), field(name="a b")], "encoding": "avro"}, "Avro's names"),
         ({"fields": [field(), field(name="m", type={"type": "map", "values": "int"})]}, "can't be a raw column"),
         ({"fields": [field(), field(name="m", type={"type": "array", "items": "bytes"})]}, "inside a jsonb column"),
+        ({"fields": [field(), field(name="m", type=NOTHINGS)]}, "without fields holds nothing"),
         (
             {"fields": [field(), field(name="m", type={"type": "array", "items": "int"})], "encoding": "debezium"},
             "use a string",

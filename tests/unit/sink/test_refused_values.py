@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import fastavro
 import pytest
 
 from ingest.contracts.contract import Contract, load_contracts, read_contract
 from ingest.sink.avro_decoder import AvroDecoder
 from ingest.sink.json_decoder import JsonDecoder
-
-NESTED = {
-    "type": "array",
-    "items": {"type": "record", "name": "N", "fields": [{"name": "x", "type": "string"}]},
-}
-FIELDS: dict[str, Any] = {
-    "id": "long",
-    "name": "string",
-    "day": {"type": "int", "logicalType": "date"},
-    "at_ms": {"type": "long", "logicalType": "timestamp-millis"},
-    "at_us": {"type": "long", "logicalType": "timestamp-micros"},
-    "items": NESTED,
-    "number": ["null", "double"],
-}
-GOOD = {"id": 1, "name": b"a", "day": 0, "at_ms": 0, "at_us": 0, "items": [{"x": b"b"}], "number": 1.0}
-# The same bytes, but strings and times may be anything.
-WRITER = fastavro.parse_schema(
-    {
-        "type": "record",
-        "name": "Everything",
-        "fields": [
-            {"name": "id", "type": "long"},
-            {"name": "name", "type": "bytes"},
-            {"name": "day", "type": "int"},
-            {"name": "at_ms", "type": "long"},
-            {"name": "at_us", "type": "long"},
-            {"name": "items", "type": json.loads(json.dumps(NESTED).replace("string", "bytes"))},
-            {"name": "number", "type": ["null", "double"]},
-        ],
-    }
-)
+from tests.fakes.everything import FIELDS, GOOD, encode, writer_fields
 
 
 @pytest.fixture
@@ -64,10 +32,8 @@ class OneSchema:
         return self._text
 
 
-def encode(**changes: Any) -> bytes:
-    body = io.BytesIO()
-    fastavro.schemaless_writer(body, WRITER, GOOD | changes)
-    return b"\x00\x00\x00\x00\x01" + body.getvalue()
+def value(**changes: Any) -> bytes:
+    return encode(1, writer_fields(), GOOD | changes)
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -91,7 +57,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_value_is_refused_and_its_neighbours_are_not(contract: Contract, name: str) -> None:
     changes, error_class = BAD[name]
-    decoded = AvroDecoder(contract, OneSchema(contract)).decode([encode(), encode(**changes), encode()])
+    decoded = AvroDecoder(contract, OneSchema(contract)).decode([value(), value(**changes), value()])
     assert [(rejection.index, rejection.error_class) for rejection in decoded.rejections] == [(1, error_class)]
     assert decoded.indices.to_pylist() == [0, 2]
 
@@ -101,7 +67,7 @@ def test_a_bad_value_is_refused_and_its_neighbours_are_not(contract: Contract, n
     [{"day": -719_528}, {"day": 2_145_042_905}, {"day": -2_440_588}, {"at_ms": -62_167_219_200_000}, {"number": None}],
 )
 def test_a_far_but_possible_value_is_kept(contract: Contract, changes: dict[str, Any]) -> None:
-    assert AvroDecoder(contract, OneSchema(contract)).decode([encode(**changes)]).rejections == []
+    assert AvroDecoder(contract, OneSchema(contract)).decode([value(**changes)]).rejections == []
 
 
 @pytest.mark.parametrize(
