@@ -61,7 +61,7 @@ class Factors:
 class Change:
     """One change of one model. `holds_from`, in Unix seconds, becomes the row's modified_at.
 
-    A correction's is earlier than those of changes before it. A withdrawal deletes the row and needs no factors.
+    A correction's is earlier than that of the model's latest update. A withdrawal deletes the row and needs no factors.
     """
 
     kind: Kind
@@ -103,13 +103,14 @@ def change(seed: int, position: int) -> Change:
     if model is None:
         model = PRODUCTS[int(draw() * len(PRODUCTS))]
     moment = position + draw()
-    share = moment / (moment + HALF_CHANGES)
+    holds_from = HISTORY_STARTS_AT + int(HISTORY_SECONDS * moment / (moment + HALF_CHANGES))
     if kind == "correct":
-        share *= 0.1 + 0.8 * draw()
+        latest = next(at for at in range(position - 1, -1, -1) if _CYCLE[at % len(_CYCLE)] == ("update", model))
+        holds_from = HISTORY_STARTS_AT + int((change(seed, latest).holds_from - HISTORY_STARTS_AT) * draw())
     start = STARTING_FACTORS[model]
     # A fifth up or down: a model never comes to emit more than it avoids.
     factors = Factors(*(round(value * (0.8 + 0.4 * draw()), 6) for value in (start.scope1, start.scope2)))
-    return Change(kind, model, HISTORY_STARTS_AT + int(HISTORY_SECONDS * share), factors)
+    return Change(kind, model, holds_from, factors)
 
 
 class FactorHistory:

@@ -9,9 +9,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, LiteralString
 
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, Cursor
 
 from ingest.capture.connectors import ConnectError, Connectors
 from ingest.capture.slots import refuse_gap, slot_status
@@ -21,10 +22,11 @@ from ingest.sources.bike_factor_changes import (
     PRODUCTS_FOR_SALE,
     STARTING_FACTORS,
     Change,
+    FactorHistory,
     Factors,
     change,
 )
-from ingest.sources.bike_fleet import HISTORY_STARTS_AT, PRODUCTS
+from ingest.sources.bike_fleet import HISTORY_STARTS_AT, PRODUCTS, Fleet
 from services.errors import MendableError
 from services.settings import Settings
 
@@ -38,7 +40,10 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class BikeFactorsProduced:
-    """What one run did to the table: how many changes of each kind, and in the log's bytes where the last one ended."""
+    """What one run did to the table: how many rows it changed, by the kind of the change.
+
+    All of it lies in the source's log after `start_lsn` and before `end_lsn`.
+    """
 
     seed: int
     changes: int
@@ -46,6 +51,7 @@ class BikeFactorsProduced:
     corrections: int
     models_added: int
     models_withdrawn: int
+    start_lsn: int
     end_lsn: int
     seconds: float
 
@@ -97,12 +103,14 @@ def produce_bike_factors(
     await_capture(settings)
     done: Counter[str] = Counter()
     with _connect(settings) as connection:
-        for _ in range(changes):
-            done[_change_next(connection, seed)] += 1
-            progress("bike factors changed", done.total(), changes)
+        start_lsn = _lsn(connection)
+        for number in range(changes):
+            kind, rows = _change_next(connection, seed)
+            done[kind] += rows
+            progress("bike factors changed", number + 1, changes)
             if rate is not None:
                 time.sleep(1 / rate)
-        (end_lsn,) = _one(connection, "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint")
+        end_lsn = _lsn(connection)
     return BikeFactorsProduced(
         seed=seed,
         changes=done.total(),
@@ -110,6 +118,7 @@ def produce_bike_factors(
         corrections=done["correct"],
         models_added=done["add"],
         models_withdrawn=done["withdraw"],
+        start_lsn=start_lsn,
         end_lsn=end_lsn,
         seconds=round(time.monotonic() - began, 3),
     )
@@ -163,11 +172,19 @@ def changes_made(settings: Settings) -> list[Change]:
     return [change(seed, position) for seed, position in rows]
 
 
-def _change_next(connection: Connection, seed: int) -> str:
-    """Make a seed's next change; returns its kind."""
+def expected_operating_kg_co2e(settings: Settings, seed: int, first_event_id: int, events: int) -> float:
+    """What the journeys of some events of a seed's history emit, each by the factors that held when it was made, by all
+    that is known by now. Raises MendableError."""
+    fleet = Fleet(2 * seed)
+    fleet.skip_to(first_event_id - fleet.first_event_id)
+    return FactorHistory(changes_made(settings)).operating_kg_co2e(fleet.take(events))
+
+
+def _change_next(connection: Connection, seed: int) -> tuple[str, int]:
+    """Make a seed's next change; returns its kind, and how many rows it changed: none of a model that is not there."""
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
-        (position,) = _one(
+        position = _number(
             connection,
             "insert into simulated_changes (seed, position) "
             "select %(seed)s, coalesce(max(position) + 1, 0) from simulated_changes where seed = %(seed)s "
@@ -176,23 +193,25 @@ def _change_next(connection: Connection, seed: int) -> str:
         )
         made = change(seed, position)
         if made.kind == "withdraw":
-            connection.execute("delete from bike_emissions where product_category_id = %s", [made.bike_model_id])
+            cursor = connection.execute(
+                "delete from bike_emissions where product_category_id = %s", [made.bike_model_id]
+            )
         elif made.kind == "add":
-            _put(connection, made.bike_model_id, made.factors, made.holds_from)
+            cursor = _put(connection, made.bike_model_id, made.factors, made.holds_from)
         else:
-            connection.execute(
+            cursor = connection.execute(
                 """
                 update bike_emissions set co2e_km_scope1 = %s, co2e_km_scope2 = %s, modified_at = to_timestamp(%s)
                 where product_category_id = %s
                 """,
                 [made.factors.scope1, made.factors.scope2, made.holds_from, made.bike_model_id],
             )
-    return made.kind
+    return made.kind, cursor.rowcount
 
 
-def _put(connection: Connection, model: int, factors: Factors, holds_from: int) -> None:
+def _put(connection: Connection, model: int, factors: Factors, holds_from: int) -> Cursor[Any]:
     """Have a model in the table, its price the highest standard cost of its products."""
-    connection.execute(
+    return connection.execute(
         """
         insert into bike_emissions
         select %(model)s, %(name)s, round(max(standard_cost)::numeric, 2), %(scope1)s, %(scope2)s, to_timestamp(%(at)s)
@@ -225,7 +244,12 @@ def _connect(settings: Settings) -> Connection:
         ) from error
 
 
-def _one(connection: Connection, statement: str, parameters: dict[str, int] | None = None) -> tuple[int]:
+def _lsn(connection: Connection) -> int:
+    """Where the log ends now."""
+    return _number(connection, "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint")
+
+
+def _number(connection: Connection, statement: LiteralString, parameters: dict[str, int] | None = None) -> int:
     row = connection.execute(statement, parameters).fetchone()
     assert row is not None  # noqa: S101 - each of these has one
-    return (int(row[0]),)
+    return int(row[0])
