@@ -24,6 +24,7 @@ from services.settings import Settings, read_settings, settings
 
 if TYPE_CHECKING:
     from dagster_pipelines.run import JobRun
+    from ingest.sources.bike_factors import BikeFactorsProduced
     from ingest.sources.country_emissions import CountryEmissionsProduced
     from ingest.sources.tracking_events import TrackingEventsProduced
 
@@ -78,7 +79,7 @@ class Demo:
                 with self._step("servers"):
                     _start_servers(report)
             now = settings()
-            trips, countries = self._fill_topics(now, events, progress)
+            trips, factors, countries = self._fill_topics(now, events, progress)
             with self._step("load Dagster"):
                 prepared.result()
         from dagster_pipelines.run import run_job
@@ -87,7 +88,7 @@ class Demo:
         self.problems += job.failures
         with self._step("check the numbers"):
             summary = {
-                "mobility": self._mobility(now, trips, job),
+                "mobility": self._mobility(now, trips, factors, job),
                 "countries": self._countries(countries, job),
                 "dbt": self._dbt(job),
             }
@@ -103,21 +104,28 @@ class Demo:
 
     def _fill_topics(
         self, now: Settings, events: int, progress: Progress
-    ) -> tuple[TrackingEventsProduced, CountryEmissionsProduced]:
-        """Bring everything up to the contracts and send what the sources have."""
+    ) -> tuple[TrackingEventsProduced, BikeFactorsProduced, CountryEmissionsProduced]:
+        """Bring everything up to the contracts and send what the sources have; the bike models change meanwhile."""
         with self._step("migrate"):
             from scopehouse.migration import migrate
 
             migrate(now)
-        with self._step("produce tracking events"):
-            from ingest.sources.tracking_events import produce_tracking_events
+        from ingest.sources.bike_factors import await_captured, produce_bike_factors
 
-            trips = produce_tracking_events(now, events=events, progress=progress)
-        with self._step("produce country emissions"):
-            from ingest.sources.country_emissions import produce_country_emissions
+        with ThreadPoolExecutor(1) as company:
+            changing = company.submit(produce_bike_factors, now)
+            with self._step("produce tracking events"):
+                from ingest.sources.tracking_events import produce_tracking_events
 
-            countries = produce_country_emissions(now, allow_sample=True, progress=progress)
-        return trips, countries
+                trips = produce_tracking_events(now, events=events, progress=progress)
+            with self._step("produce country emissions"):
+                from ingest.sources.country_emissions import produce_country_emissions
+
+                countries = produce_country_emissions(now, allow_sample=True, progress=progress)
+            with self._step("capture bike factors"):
+                factors = changing.result()
+                await_captured(now, factors.end_lsn)
+        return trips, factors, countries
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
@@ -133,8 +141,12 @@ class Demo:
             self.seconds[name] = seconds
         self.on_step(name, seconds)
 
-    def _mobility(self, now: Settings, trips: TrackingEventsProduced, job: JobRun) -> dict[str, Any]:
+    def _mobility(
+        self, now: Settings, trips: TrackingEventsProduced, factors: BikeFactorsProduced, job: JobRun
+    ) -> dict[str, Any]:
         found = _landed_trips(now, trips)
+        captured = _landed_changes(now, factors)
+        self._expect("changes in raw.adventure_public_bike_emissions", captured, factors.changes)
         self._expect("rows in raw.tracking_events", found["raw_rows"], trips.events)
         self._expect("rows in mobility.fct_trip_emissions", found["fact_rows"], trips.measurements)
         self._expect("operating_kg_co2e", found["operating_kg_co2e"], trips.expected_operating_kg_co2e)
@@ -143,6 +155,8 @@ class Demo:
             "measurements_produced": trips.measurements,
             "dead_letters": _dead_letters(job, "tracking_events"),
             **found,
+            "bike_factor_changes": factors.changes,
+            "bike_factor_changes_captured": captured,
             "expected_operating_kg_co2e": trips.expected_operating_kg_co2e,
         }
 
@@ -187,7 +201,7 @@ def _start_servers(report: Report) -> None:
     """
     from services.embedded import stack
 
-    stack.up(settings(), report)
+    stack.up(settings(), report, more=("connect",))
     for name, value in dotenv_values(read_settings().connections_file).items():
         if os.environ.get(name, value) != value:
             raise MendableError(
@@ -218,6 +232,16 @@ def _landed_trips(now: Settings, trips: TrackingEventsProduced) -> dict[str, Any
             **_first(raw_rows, "raw_rows"),
             **_first(fact, "fact_rows", "operating_kg_co2e", "fact_rows_of_all_runs"),
         }
+
+
+def _landed_changes(now: Settings, factors: BikeFactorsProduced) -> int:
+    """How many of this run's changes raw holds."""
+    with psycopg.connect(now.url_of("transform")) as connection:
+        found = connection.execute(
+            "select count(*) from raw.adventure_public_bike_emissions where _source_lsn between %s and %s",
+            [factors.start_lsn, factors.end_lsn],
+        )
+        return int(_first(found, "changes")["changes"])
 
 
 def _first(cursor: psycopg.Cursor[Any], *names: str) -> dict[str, Any]:

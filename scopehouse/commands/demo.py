@@ -72,6 +72,11 @@ def _print(summary: dict[str, Any]) -> None:
         f"{mobility['operating_kg_co2e']:,.3f} kg CO2e of riding; the simulator expected "
         f"{mobility['expected_operating_kg_co2e']:,.3f}",
     )
+    table.add_row(
+        "",
+        f"{mobility['bike_factor_changes']:,} changes of the bike models meanwhile, "
+        f"{mobility['bike_factor_changes_captured']:,} captured",
+    )
     table.add_row("countries", f"{countries['raw_rows']:,} rows from {countries['source']}")
     table.add_row(
         "",

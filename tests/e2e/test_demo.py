@@ -47,6 +47,7 @@ def assert_numbers_agree(summary: dict[str, Any], events: int) -> None:
     assert mobility["fact_rows"] == mobility["measurements_produced"] > 0
     assert mobility["operating_kg_co2e"] == pytest.approx(mobility["expected_operating_kg_co2e"], rel=1e-6)
     assert mobility["dead_letters"] == 0
+    assert mobility["bike_factor_changes"] == mobility["bike_factor_changes_captured"] == 24
     assert dbt["tests_failed"] == 0 < dbt["tests_passed"]
     assert summary["problems"] == []
 
