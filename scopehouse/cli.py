@@ -8,7 +8,18 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from scopehouse.commands import capture, climatiq, dead_letters, demo, ingest, produce, roles, servers, superset
+from scopehouse.commands import (
+    capture,
+    climatiq,
+    dead_letters,
+    demo,
+    explain,
+    ingest,
+    produce,
+    roles,
+    servers,
+    superset,
+)
 from scopehouse.logs import configure_logs
 from services.errors import MendableError
 
@@ -27,6 +38,7 @@ produce.mount(app)
 ingest.mount(app)
 dead_letters.mount(app)
 climatiq.mount(app)
+explain.mount(app)
 roles.mount(app)
 capture.mount(app)
 superset.mount(app)

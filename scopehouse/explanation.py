@@ -1,0 +1,408 @@
+"""A trip's numbers taken back to where they came from: inputs, formulas, factor, bike model, record, dbt run.
+
+Nothing is believed: each formula is computed here once more from its inputs and compared with what is stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.rows import dict_row
+
+from scopehouse.original_record import OriginalRecord, original_record
+from services.errors import MendableError
+from services.settings import Settings
+
+TABLE = "mobility.fct_trip_emissions"
+_CHANGES = "adventure.public.bike_emissions"
+_RELATIVE_TOLERANCE = 1e-9
+
+_UNITS = (
+    ("_kg_co2e_per_km", "kg CO2e/km"),
+    ("kg_co2e_per_usd", "kg CO2e/USD"),
+    ("_kg_co2e", "kg CO2e"),
+    ("_percent", "%"),
+    ("_km", "km"),
+    ("_usd", "USD"),
+)
+
+
+class ExplainError(MendableError):
+    """The row can't be explained: there is none, or more than one, or nothing was built."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number with its unit, where it stands and what dbt's documentation says of it."""
+
+    name: str
+    value: float | None
+    unit: str
+    table: str
+    description: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """How a column is computed: in names, with the numbers in it, the result here and the one that is stored.
+
+    `result` is None where an input is not known. `agrees`: both are the same to 1e-9, or both are not known.
+    """
+
+    column: str
+    unit: str
+    expression: str
+    with_numbers: str
+    result: float | None
+    stored: float | None
+    agrees: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Everything behind one row. Maps hold columns as JSON has them, times are UTC.
+
+    `problems` has a sentence for each thing that does not fit; empty where the row is as it should be. `bike_model` is
+    None for a model that had no version then, `dbt_run` where the run is not on record.
+    """
+
+    table: str
+    key: str
+    row: dict[str, Any]
+    inputs: list[Quantity]
+    formulas: list[Formula]
+    emission_factor: dict[str, Any] | None
+    production_estimate: dict[str, Any] | None
+    climatiq: dict[str, Any] | None
+    bike_model: dict[str, Any] | None
+    bike_model_changes: list[dict[str, Any]]
+    record: OriginalRecord
+    measurement_position: int | None
+    measurement_count: int | None
+    dbt_run: dict[str, Any] | None
+    problems: list[str] = field(default_factory=list)
+
+
+def unit_of(column: str) -> str:
+    """The unit that a column's name ends with; empty where it has none."""
+    return next((unit for ending, unit in _UNITS if column.endswith(ending)), "")
+
+
+def explain(settings: Settings, table: str, key: str | None, event_id: int | None = None) -> Explanation:
+    """Explain the row of `table` whose key begins with `key`, or the trip of an event, or without both the latest.
+
+    Raises:
+        ExplainError: there is no such row, there are several, or the tables have not been built.
+        MendableError: Postgres can't be reached.
+    """
+    if table != TABLE:
+        raise ExplainError(f"Rows of {table} can't be explained: give {TABLE}.")
+    try:
+        with psycopg.connect(settings.url_of("transform"), row_factory=dict_row, connect_timeout=10) as connection:
+            connection.execute("set timezone = 'UTC'")
+            connection.execute("set transaction isolation level repeatable read, read only")
+            return _explain(settings, connection, _find(connection, key, event_id))
+    except (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName) as error:
+        raise ExplainError(
+            f"Not everything that explains a trip has been built ({error.diag.message_primary}): "
+            "run `scopehouse demo`, or `scopehouse migrate` and `dbt build`."
+        ) from error
+    except psycopg.OperationalError as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise MendableError(f"Postgres can't be used ({reason}): run `scopehouse up`, or mend DATABASE_URL.") from error
+
+
+def _find(connection: psycopg.Connection[dict[str, Any]], key: str | None, event_id: int | None) -> str:
+    """The whole measurement_key."""
+    if event_id is not None:
+        rows = connection.execute(
+            "select measurement_key from mobility.fct_trip_emissions where event_id = %s order by 1", [event_id]
+        ).fetchall()
+        what = f"trip of event {event_id}"
+    elif key is None:
+        rows = connection.execute(
+            "select measurement_key from mobility.fct_trip_emissions order by event_at desc, measurement_key limit 1"
+        ).fetchall()
+        what = "trip"
+    else:
+        if not re.fullmatch("[0-9a-f]{1,32}", key):
+            raise ExplainError(
+                f"{key} is no key of {TABLE}: give a measurement_key, or its first characters (0-9, a-f)."
+            )
+        # "g" follows every digit of a key.
+        rows = connection.execute(
+            "select measurement_key from mobility.fct_trip_emissions"
+            " where measurement_key >= %s and measurement_key < %s order by 1 limit 4",
+            [key, key + "g"],
+        ).fetchall()
+        what = f"row whose key begins with {key}"
+    if not rows:
+        raise ExplainError(f"{TABLE} has no {what}: `--latest` explains the latest trip.")
+    if len(rows) > 1:
+        keys = ", ".join(row["measurement_key"][:12] for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
+        raise ExplainError(f"{TABLE} has more than one {what}: give one of {keys}.")
+    return str(rows[0]["measurement_key"])
+
+
+def _explain(settings: Settings, connection: psycopg.Connection[dict[str, Any]], key: str) -> Explanation:
+    row = _one(
+        connection,
+        "select to_jsonb(fact) as found from mobility.fct_trip_emissions as fact where measurement_key = %s",
+        [key],
+    )
+    assert row is not None  # noqa: S101 one transaction, one snapshot
+    model = _one(
+        connection,
+        "select to_jsonb(dim) as found from mobility.dim_bike_model as dim where bike_model_key = %s",
+        [row["bike_model_key"]],
+    )
+    factor = _one(
+        connection,
+        "select to_jsonb(dim) as found from mobility.dim_emission_factor as dim where emission_factor_key = %s",
+        [row["emission_factor_key"]],
+    )
+    estimate = model and _one(
+        connection,
+        "select to_jsonb(dim) as found from mobility.dim_production_estimate as dim where purchase_price_usd = %s",
+        [model["purchase_price_usd"]],
+    )
+    climatiq = None
+    if factor and model and factor["factor_source"] == "climatiq":
+        climatiq = _one(
+            connection,
+            """
+            select to_jsonb(answers) as found
+            from raw.climatiq_estimates as answers
+            inner join intermediate.int_mobility__climatiq_estimates as used
+                using (request_hash, price_usd, release, responded_at)
+            where used.emission_factor_key = %s and used.price_usd = round(%s::float8::numeric, 2) and used.is_in_use
+            limit 1
+            """,
+            [row["emission_factor_key"], model["purchase_price_usd"]],
+        )
+    formulas = formulas_of(row, model, factor, climatiq)
+    record = original_record(settings, connection, row["source_topic"], row["source_partition"], row["source_offset"])
+    measurements = (record.content or {}).get("measurement_list") or []
+    position = position_of(key, row["event_id"], len(measurements))
+    explanation = Explanation(
+        table=TABLE,
+        key=key,
+        row=row,
+        inputs=_inputs(connection, row, model, factor, climatiq),
+        formulas=formulas,
+        emission_factor=factor,
+        production_estimate=estimate,
+        climatiq=climatiq,
+        bike_model=model,
+        bike_model_changes=_changes(connection, model) if model else [],
+        record=record,
+        measurement_position=position,
+        measurement_count=len(measurements) if record.content else None,
+        dbt_run=_one(
+            connection,
+            """
+            select to_jsonb(run) - 'model' as found
+            from ingest.model_runs as run
+            inner join mobility.fct_trip_emissions as fact on fact.xmin = run.transaction_id::xid
+            where run.model = %s and fact.measurement_key = %s
+            order by run.transaction_id desc
+            limit 1
+            """,
+            [TABLE, key],
+        ),
+    )
+    explanation.problems.extend(problems_of(explanation, measurements[position - 1] if position else None))
+    return explanation
+
+
+def formulas_of(
+    row: Mapping[str, Any],
+    model: Mapping[str, Any] | None,
+    factor: Mapping[str, Any] | None,
+    climatiq: Mapping[str, Any] | None,
+) -> list[Formula]:
+    """The columns of a trip that are computed, in the order in which they are, from its bike model and factor."""
+    scope1 = model and model["scope1_kg_co2e_per_km"]
+    scope2 = model and model["scope2_kg_co2e_per_km"]
+    price = model and model["purchase_price_usd"]
+    market = None if scope2 is None else max(scope2, 0.0)
+    avoided = None if scope2 is None else min(scope2, 0.0)
+    journey, total = row["journey_km"], row["total_km"]
+    per_km = None if scope1 is None or scope2 is None else scope1 + market + avoided
+    if climatiq is not None:
+        production = ("Climatiq's estimate for the purchase price", "{}", [climatiq["kg_co2e"]], lambda kg: kg)
+    else:
+        value = factor and factor["kg_co2e_per_usd"]
+        production = (
+            "purchase_price_usd * kg_co2e_per_usd",
+            "{} USD * {} kg CO2e/USD",
+            [price, value],
+            lambda usd, kg: usd * kg,
+        )
+    stored = {name: row[name] for name in ("scope1_kg_co2e", "scope2_market_kg_co2e", "avoided_kg_co2e")}
+    steps: list[tuple[str, str, str, list[Any], Any]] = [
+        (
+            "scope1_kg_co2e",
+            "scope1_kg_co2e_per_km * journey_km",
+            "{} kg CO2e/km * {} km",
+            [scope1, journey],
+            lambda a, b: a * b,
+        ),
+        (
+            "scope2_market_kg_co2e",
+            "max(scope2_kg_co2e_per_km, 0) * journey_km",
+            "max({}, 0) kg CO2e/km * {} km",
+            [scope2, journey],
+            lambda a, b: max(a, 0.0) * b,
+        ),
+        (
+            "avoided_kg_co2e",
+            "min(scope2_kg_co2e_per_km, 0) * journey_km",
+            "min({}, 0) kg CO2e/km * {} km",
+            [scope2, journey],
+            lambda a, b: min(a, 0.0) * b,
+        ),
+        (
+            "operating_kg_co2e",
+            "scope1_kg_co2e + scope2_market_kg_co2e + avoided_kg_co2e",
+            "{} + {} + {} kg CO2e",
+            list(stored.values()),
+            lambda a, b, c: a + b + c,
+        ),
+        (
+            "total_operating_kg_co2e",
+            "(scope1_kg_co2e_per_km + scope2_kg_co2e_per_km) * total_km",
+            "{} kg CO2e/km * {} km",
+            [per_km, total],
+            lambda a, b: a * b,
+        ),
+        ("production_kg_co2e", *production),
+        (
+            "break_even_percent",
+            "-total_operating_kg_co2e / production_kg_co2e * 100",
+            "-({}) kg CO2e / {} kg CO2e * 100",
+            [row["total_operating_kg_co2e"], row["production_kg_co2e"] or None],
+            lambda a, b: -a / b * 100,
+        ),
+    ]
+    return [_formula(row, *step) for step in steps]
+
+
+def _formula(
+    row: Mapping[str, Any], column: str, expression: str, template: str, inputs: list[Any], compute: Any
+) -> Formula:
+    result = None if any(each is None for each in inputs) else compute(*inputs)
+    shown = template.format(*("(not known)" if each is None else f"{each:.12g}" for each in inputs))
+    stored = row[column]
+    if result is None or stored is None:
+        agrees = result is None and stored is None
+    else:
+        agrees = math.isclose(result, stored, rel_tol=_RELATIVE_TOLERANCE, abs_tol=1e-12)
+    return Formula(column, unit_of(column), expression, shown, result, stored, agrees)
+
+
+def position_of(key: str, event_id: int, count: int) -> int | None:
+    """Which of an event's `count` measurements a key is of, from 1; None where it is none of them."""
+    for position in range(1, count + 1):
+        if hashlib.md5(f"{event_id}|{position}".encode(), usedforsecurity=False).hexdigest() == key:
+            return position
+    return None
+
+
+def problems_of(explanation: Explanation, measurement: Mapping[str, Any] | None) -> list[str]:
+    """A sentence for each thing that does not fit together."""
+    row, model = explanation.row, explanation.bike_model
+    found = [
+        f"{each.column} is stored as {each.stored} and computes to {each.result}."
+        for each in explanation.formulas
+        if not each.agrees
+    ]
+    if model and not model["valid_from"] <= row["event_at"] < model["valid_to"] and model["valid_from"] != "-infinity":
+        found.append("The bike model's version was not valid at the event's time.")
+    if row["bike_model_key"] is not None and model is None:
+        found.append("The bike model's version is not there any more: run `dbt build`.")
+    if explanation.record.content is None:
+        found.append("The original record is neither in Kafka nor in raw.")
+    elif measurement is None:
+        found.append("The original record has no such measurement.")
+    else:
+        said = {
+            "vehicle_id": measurement["vehicle_id"],
+            "bike_model_id": measurement["product_id"],
+            "journey_km": measurement["journey_km"],
+            "total_km": measurement["total_km"],
+        }
+        found += [
+            f"{name} is {row[name]}, the original record says {value}."
+            for name, value in said.items()
+            if not math.isclose(row[name], value, rel_tol=_RELATIVE_TOLERANCE)
+        ]
+    return found
+
+
+def _inputs(
+    connection: psycopg.Connection[dict[str, Any]],
+    row: Mapping[str, Any],
+    model: Mapping[str, Any] | None,
+    factor: Mapping[str, Any] | None,
+    climatiq: Mapping[str, Any] | None,
+) -> list[Quantity]:
+    """What the formulas start from."""
+    read: list[tuple[str, Mapping[str, Any], tuple[str, ...]]] = [(TABLE, row, ("journey_km", "total_km"))]
+    if model:
+        names = ("scope1_kg_co2e_per_km", "scope2_kg_co2e_per_km", "purchase_price_usd")
+        read.append(("mobility.dim_bike_model", model, names))
+    if climatiq:
+        read.append(("raw.climatiq_estimates", climatiq, ("kg_co2e",)))
+    elif factor:
+        read.append(("mobility.dim_emission_factor", factor, ("kg_co2e_per_usd",)))
+    described = {
+        (each["relation"], each["attname"]): each["description"]
+        for each in connection.execute(
+            "select attrelid::regclass::text as relation, attname, col_description(attrelid, attnum) as description"
+            " from pg_attribute where attrelid = any(%s::text[]::regclass[]) and attnum > 0",
+            [[table for table, _, _ in read]],
+        )
+    }
+    return [
+        Quantity(name, values[name], unit_of(f"_{name}"), table, described.get((table, name)))
+        for table, values, names in read
+        for name in names
+    ]
+
+
+def _changes(connection: psycopg.Connection[dict[str, Any]], model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The change log's entries that a version of a bike model was made from: those of the moment it began."""
+    first = model["valid_from"] == "-infinity"
+    found = connection.execute(
+        """
+        select to_jsonb(log) as found
+        from raw.adventure_public_bike_emissions as log
+        where
+            product_category_id = %(model)s
+            and (%(from)s::timestamptz is null or modified_at = %(from)s)
+            and avg_cost = %(price)s and co2e_km_scope1 = %(scope1)s and co2e_km_scope2 = %(scope2)s
+        order by _kafka_partition, _kafka_offset
+        limit 1
+        """,
+        {
+            "model": model["bike_model_id"],
+            "from": None if first else model["valid_from"],
+            "price": model["purchase_price_usd"],
+            "scope1": model["scope1_kg_co2e_per_km"],
+            "scope2": model["scope2_kg_co2e_per_km"],
+        },
+    ).fetchall()
+    return [{"_topic": _CHANGES, **each["found"]} for each in found]
+
+
+def _one(connection: psycopg.Connection[dict[str, Any]], query: str, parameters: list[Any]) -> dict[str, Any] | None:
+    found = connection.execute(query, parameters).fetchone()
+    return None if found is None else found["found"]
