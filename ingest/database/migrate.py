@@ -45,6 +45,7 @@ def migrate(settings: Settings) -> None:
                     apply_raw_table(connection, contract)
                 connection.execute((_FOLDER / "grants.sql").read_bytes())
             connection.execute((_FOLDER / "climatiq.sql").read_bytes())
+            connection.execute((_FOLDER / "operations.sql").read_bytes())
     except psycopg.errors.LockNotAvailable as error:
         raise MendableError(
             f"A table that has to change was in use for {_LOCK_SECONDS} s ({error.diag.context or 'a lock'}): nothing "

@@ -81,21 +81,17 @@ def charts_on(dashboard: Tree) -> Iterator[Tree]:
 
 
 def normal(exported: Mapping[str, Tree], known: Mapping[str, Tree] | None = None) -> dict[str, Tree]:
-    """What git keeps of an export, by path: certified dashboards with their charts, their datasets' database.
+    """What git keeps of an export, by path: certified dashboards with their charts.
+
+    Where charts read is not Superset's to say: databases and datasets are written here alone.
 
     Args:
         exported: the contents by their paths in Superset's bundle.
-        known: the files of git: an object keeps its file's name, and datasets, which are dbt's, stay as they are.
-
-    Returns:
-        Every file that git is to have, datasets too.
+        known: the files of git: an object keeps its file's name.
     """
-    known = read() if known is None else known
-    paths = {content["uuid"]: path for path, content in known.items()}
+    paths = {content["uuid"]: path for path, content in (read() if known is None else known).items()}
     charts = {content["uuid"]: content for path, content in exported.items() if path.startswith("charts/")}
-    files = {
-        path: content for path, content in known.items() if _kind(path) == "databases" or _kind(path) == "datasets"
-    }
+    files = {}
     for path, content in exported.items():
         if path.startswith("dashboards/") and content.get("certified_by") == CERTIFIED_BY:
             home = paths.get(content["uuid"], f"{slug(content['dashboard_title'])}/dashboard.yaml")

@@ -79,7 +79,7 @@ def import_files() -> None:
 
 
 def export(folder: Path) -> None:
-    """Write every file that git is to hold into `folder`; files there that are none of them go."""
+    """Write the certified dashboards and their charts into `folder`; files of others that are there go."""
     from flask import g
     from superset.commands.export.assets import ExportAssetsCommand
     from superset.extensions import appbuilder
@@ -87,13 +87,14 @@ def export(folder: Path) -> None:
     g.user = appbuilder.sm.find_user(username="admin")
     exported = {path: yaml.safe_load(content()) for path, content in ExportAssetsCommand().run()}
     wanted = files.normal(exported)
+    there = files.read(folder)
     for path, content in wanted.items():
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(files.text_of(content))
-    for file in folder.rglob("*.yaml"):
-        if file.relative_to(folder).as_posix() not in wanted:
-            file.unlink()
+    for path in {**files.of_kind(there, "charts"), **files.of_kind(there, "dashboards")}:
+        if path not in wanted:
+            (folder / path).unlink()
 
 
 def _make_roles(manager: Any) -> None:

@@ -21,6 +21,8 @@ GROUPS = {
         "ml/co2_clusters",
         "ml/cluster_stats",
         "ml/cluster_analysis",
+        "ml/cluster_quality",
+        "ml/country_emissions_by_cluster",
         "ml/top_emitters_by_cluster",
     },
     "mobility": {
@@ -46,6 +48,17 @@ GROUPS = {
         "mobility/mart_customer_savings",
         "mobility/mart_factor_coverage",
         "mobility/mart_model_savings_daily",
+    },
+    "operations": {
+        "ingest/dead_letters",
+        "ingest/model_offsets",
+        "ingest/offsets",
+        "operations/dbt_results",
+        "operations/dbt_runs",
+        "operations/dead_letter_reasons",
+        "operations/landed_partitions",
+        "operations/model_lags",
+        "operations/test_results",
     },
     "reference": {"reference/bike_models", "reference/emission_factors"},
 }

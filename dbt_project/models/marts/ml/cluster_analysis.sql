@@ -36,7 +36,8 @@ final as (
         cluster_stats.avg_co2_per_capita_cluster,
         cluster_stats.avg_gdp_cluster,
         latest_run.is_sample,
-        latest_run.created_at
+        latest_run.created_at,
+        {{ cluster_label('co2_clusters.cluster', 'latest_run.k') }} as cluster_label
     from latest_run
     inner join co2_clusters on latest_run.run_id = co2_clusters.run_id
     inner join cluster_stats
