@@ -210,12 +210,13 @@ def _explain(settings: Settings, connection: psycopg.Connection[dict[str, Any]],
             """
             select to_jsonb(run) - 'model' as found
             from ingest.model_runs as run
-            inner join mobility.fct_trip_emissions as fact on fact.xmin = run.transaction_id::xid
-            where run.model = %s and fact.measurement_key = %s
+            inner join intermediate.int_mobility__measurements as measured
+                on measured.xmin = run.transaction_id::xid
+            where run.model = 'intermediate.int_mobility__measurements' and measured.measurement_key = %s
             order by run.transaction_id desc
             limit 1
             """,
-            [TABLE, key],
+            [key],
         ),
     )
     explanation.problems.extend(problems_of(explanation, measurements[position - 1] if position else None))

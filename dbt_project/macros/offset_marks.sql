@@ -7,22 +7,35 @@
    The bounds are read by the SQL (dbt renders it before the marks are opened), and `offset 0` makes Postgres look
    up each partition's interval in the index: a plain join scans the whole log. #}
 {% macro new_rows(relation) -%}
-    {%- set topics = [] -%}
-    {%- if execute -%}
-        {%- for node_id in model.depends_on.nodes if graph_node(node_id).relation_name == relation | string -%}
-            {%- do topics.extend(topics_of(node_id)) -%}
-        {%- endfor -%}
-        {%- if topics | length != 1 -%}
-            {%- do exceptions.raise_compiler_error(
-                'new_rows needs a relation that is read from one topic; ' ~ relation ~ ' has ' ~ topics
-            ) -%}
-        {%- endif -%}
-    {%- endif -%}
-    {{- rows_between_marks(relation, topics | first) -}}
+    {{- rows_between_marks(relation, topic_of(relation)) -}}
 {%- endmacro %}
 
 
-{% macro rows_between_marks(relation, topic) -%}
+{# All rows of `relation` up to the upper bound of this model's run, those that it has read before too: for a small log
+   that is read whole (`rebuild_all`). #}
+{% macro all_rows(relation) -%}
+    {{- rows_between_marks(relation, topic_of(relation), lower_bound='0') -}}
+{%- endmacro %}
+
+
+{# The topic from which a parent of this model is read. #}
+{% macro topic_of(relation) %}
+    {% set topics = [] %}
+    {% if execute %}
+        {% for node_id in model.depends_on.nodes if graph_node(node_id).relation_name == relation | string %}
+            {% do topics.extend(topics_of(node_id)) %}
+        {% endfor %}
+        {% if topics | length != 1 %}
+            {% do exceptions.raise_compiler_error(
+                'new_rows and all_rows need a relation that is read from one topic; ' ~ relation ~ ' has ' ~ topics
+            ) %}
+        {% endif %}
+    {% endif %}
+    {% do return(topics | first) %}
+{% endmacro %}
+
+
+{% macro rows_between_marks(relation, topic, lower_bound='mark.next_offset') -%}
     (
         select log.*
         from ingest.model_offsets as mark
@@ -31,7 +44,7 @@
             from {{ relation }} as entry
             where
                 entry.source_partition = mark.partition
-                and entry.source_offset >= mark.next_offset
+                and entry.source_offset >= {{ lower_bound }}
                 and entry.source_offset < mark.upper_offset
             offset 0
         ) as log
@@ -164,11 +177,21 @@
 {% endmacro %}
 
 
+{# Whether anything is between the marks that this run has opened. #}
+{% macro has_new_offsets() %}
+    {% set open = query(
+        "select 1 from ingest.model_offsets where model = '" ~ model_name(this) ~ "' and next_offset < upper_offset limit 1"
+    ) %}
+    {% do return(open | length > 0) %}
+{% endmacro %}
+
+
 {# True when what the model reads without marks (seeds, models rebuilt in place: all that has no topic) is not what it
-   was built from; the new fingerprint is stored in this transaction. #}
+   was built from; the new fingerprint is stored in this transaction. Histories are followed by their versions. #}
 {% macro references_changed(inputs) %}
     {% set texts = [] %}
-    {% for input in inputs if not topics_of(input.unique_id) %}
+    {% set histories = histories_among(inputs) | map(attribute='unique_id') | list %}
+    {% for input in inputs if not topics_of(input.unique_id) and input.unique_id not in histories %}
         {% do texts.append("(select string_agg(r::text, chr(10) order by r::text) from " ~ input.relation_name ~ " as r)") %}
     {% endfor %}
     {% if not texts %}

@@ -24,7 +24,10 @@ from (values
     -- before each incremental read
     ('grant execute on function ingest.summarise_tail(regclass) to %I'),
     ('grant select on all tables in schema ingest to %I'),
-    ('grant select, insert, update, delete on ingest.model_offsets, ingest.model_references, ingest.model_runs to %I'),
+    (
+        'grant select, insert, update, delete on ingest.model_offsets, ingest.model_references, ingest.model_histories, '
+        'ingest.model_runs to %I'
+    ),
     ('grant usage, create on schema reference, staging, intermediate, mobility, fleet, energy, countries, sensors, ml, operations to %I')
 ) as grants (statement);
 

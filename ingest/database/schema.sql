@@ -51,6 +51,14 @@ create table if not exists ingest.model_references (
     updated_at timestamptz not null default now()
 );
 
+-- What each incremental model was built from of dimensions with history (all versions): just the facts of versions that
+-- came, went or changed are built anew.
+create table if not exists ingest.model_histories (
+    model text not null,
+    reference text not null,
+    version jsonb not null
+);
+
 -- The runs of dbt that wrote what its tables hold: a row's `xmin` is transaction_id::xid. Of a model that was built anew
 -- only that run and later ones are kept.
 create table if not exists ingest.model_runs (

@@ -8,6 +8,10 @@
      earliest_wins  the SQL reads new_rows(...); of each unique_key the row with the smallest log position is kept.
      rebuild_keys   the SQL is plain and whole; the unique_keys that new rows of its parents touch are built anew.
                     A window or `distinct on` in it goes by the unique_key, for a filter on it must get through.
+                    meta.reopened_by: dimensions whose changed versions touch keys too (histories.sql).
+                    meta.settled_by: a macro that is called once the rows are there, for what hangs on other rows of the
+                    table; told whether it was rebuilt, else the temporary table replaced_rows has what was deleted.
+     rebuild_all    the SQL reads all_rows(...) of a small log, and is built whole whenever that has grown.
 
    --full-refresh builds all rows in place as well, and makes the table anew only if its columns changed. #}
 
@@ -37,17 +41,30 @@
     {% do open_marks(inputs, rebuild) %}
 
     {% set strategy = config.require('incremental_strategy') %}
+    {% set rebuild = rebuild or (strategy == 'rebuild_all' and has_new_offsets()) %}
     {% if rebuild %}
         {% do query('delete from ' ~ target_relation) %}
     {% endif %}
     {% if strategy == 'earliest_wins' %}
         {% do insert_earliest(target_relation, sql) %}
-    {% elif strategy == 'rebuild_keys' and rebuild %}
+    {% elif strategy in ['rebuild_keys', 'rebuild_all'] and rebuild %}
         {% do insert_rows(target_relation, sql) %}
     {% elif strategy == 'rebuild_keys' %}
-        {% do rebuild_touched_keys(target_relation, sql) %}
+        {% do rebuild_touched_keys(target_relation, sql, inputs) %}
+    {% elif strategy == 'rebuild_all' %}
+        {% call noop_statement('main', 'INSERT 0 0', rows_affected=0) %}{{ sql }}{% endcall %}
     {% else %}
-        {% do exceptions.raise_compiler_error('incremental_strategy is earliest_wins or rebuild_keys, not ' ~ strategy) %}
+        {% do exceptions.raise_compiler_error(
+            'incremental_strategy is earliest_wins, rebuild_keys or rebuild_all, not ' ~ strategy
+        ) %}
+    {% endif %}
+    {% if model.config.meta.settled_by %}
+        {% do context[model.config.meta.settled_by](target_relation, rebuild) %}
+    {% endif %}
+    {% if rebuild %}
+        {% for input in histories_among(inputs) %}
+            {% do remember_history(input) %}
+        {% endfor %}
     {% endif %}
 
     {% do close_marks() %}
@@ -137,20 +154,26 @@
 
 
 {# The touched keys go into an analysed table first, so that Postgres knows how many they are. #}
-{% macro rebuild_touched_keys(relation, sql) %}
+{% macro rebuild_touched_keys(relation, sql, inputs) %}
     {% set columns = column_list(sql) %}
     {% set key = unique_key_columns() | join(', ') %}
-    {% set touched = [] %}
-    {% for node_id in model.depends_on.nodes %}
+    {% set histories = histories_among(inputs) | map(attribute='unique_id') | list %}
+    {% do find_reopened_keys(relation, inputs) %}
+    {% set touched = ['select ' ~ key ~ ' from reopened_keys'] %}
+    {% for node_id in model.depends_on.nodes if node_id not in histories %}
         {% for topic in topics_of(node_id) %}
             {% do touched.append(
-                'select distinct ' ~ key ~ ' from ' ~ rows_between_marks(graph_node(node_id).relation_name, topic) ~ ' as log'
+                'select ' ~ key ~ ' from ' ~ rows_between_marks(graph_node(node_id).relation_name, topic) ~ ' as log'
             ) %}
         {% endfor %}
     {% endfor %}
     {% do query('create temporary table touched_keys on commit drop as ' ~ touched | join(' union ')) %}
     {% do query('analyze touched_keys') %}
-    {% do query('delete from ' ~ relation ~ ' where (' ~ key ~ ') in (select ' ~ key ~ ' from touched_keys)') %}
+    {% set of_touched = ' where (' ~ key ~ ') in (select ' ~ key ~ ' from touched_keys)' %}
+    {% if model.config.meta.settled_by %}
+        {% do query('create temporary table replaced_rows on commit drop as select * from ' ~ relation ~ of_touched) %}
+    {% endif %}
+    {% do query('delete from ' ~ relation ~ of_touched) %}
     {# Key by key: Postgres gets a plain join or `in` not always below the outer joins of the model, and then computes
        the whole of it. #}
     {% call statement('main') %}

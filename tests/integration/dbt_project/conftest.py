@@ -14,7 +14,16 @@ from ingest.contracts.contract import load_contracts
 from ingest.contracts.raw_tables import apply_raw_table
 from services.embedded import passwords
 from services.settings import PROJECT_ROOT, Settings, postgres_environment
-from tests.integration.dbt_project.warehouse import CONTENTS, PROJECT, TRIPS, Dbt, Warehouse
+from tests.integration.dbt_project.warehouse import (
+    BIKE_MODELS,
+    CONTENTS,
+    FIRST_SNAPSHOT,
+    MEASUREMENTS,
+    PROJECT,
+    TRIPS,
+    Dbt,
+    Warehouse,
+)
 
 DATABASE = "dbt_tests"
 
@@ -57,8 +66,10 @@ def built(database: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def warehouse(built: Warehouse) -> Warehouse:
-    """The built database without any event."""
+    """The built database without any event, and with the bike models of the first snapshot."""
     built.empty()
+    built.append_changes(FIRST_SNAPSHOT)
+    built.dbt.run(BIKE_MODELS)
     return built
 
 
@@ -70,7 +81,8 @@ def own_project(tmp_path: Path, warehouse: Warehouse) -> Iterator[Dbt]:
     shutil.copytree(PROJECT_ROOT / "seeds", tmp_path / "seeds")
     yield Dbt(project, tmp_path / "target")
     warehouse.dbt("run", "--full-refresh", "--exclude", "tag:ml")
-    assert {CONTENTS, TRIPS} <= set(warehouse.dbt.run(CONTENTS, TRIPS))
+    ran = set(warehouse.dbt.run(CONTENTS, MEASUREMENTS, TRIPS))
+    assert ran == {CONTENTS, MEASUREMENTS, TRIPS}
 
 
 def _url_of_database(url: str, database: str):  # type: ignore[no-untyped-def]

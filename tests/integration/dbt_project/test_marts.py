@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.fakes.climatiq import FakeClimatiq
-from tests.integration.dbt_project.warehouse import CONTENTS, TRIPS, Warehouse, measurement
+from tests.integration.dbt_project.warehouse import CONTENTS, MEASUREMENTS, Warehouse, measurement
 
 ACTIVITY = (
     "passenger_vehicle-vehicle_type_motorcycle_bicycle_parts-fuel_source_na-engine_size_na-vehicle_age_na"
@@ -19,7 +19,7 @@ PRODUCTION = (
 
 def build_on_climatiq(warehouse: Warehouse) -> dict[str, str]:
     return warehouse.dbt.run(
-        "int_mobility__climatiq_estimates", "dim_emission_factor", "dim_production_estimate", TRIPS
+        "int_mobility__climatiq_estimates", "dim_emission_factor", "dim_production_estimate", MEASUREMENTS
     )
 
 
@@ -51,7 +51,7 @@ def test_climatiqs_estimate_goes_before_the_seed_and_the_last_good_one_stays_whe
 ) -> None:
     warehouse.owner.execute("truncate raw.climatiq_estimates, raw.climatiq_releases, ingest.api_calls")
     warehouse.append([(1, 0, 0, 1_700_000_000, [measurement(model=5), measurement(model=6)])])
-    warehouse.dbt.run(CONTENTS, TRIPS)
+    warehouse.dbt.run(CONTENTS, MEASUREMENTS)
     build_on_climatiq(warehouse)
     mountain, road = (
         warehouse.value("select purchase_price_usd from mobility.dim_bike_model where bike_model_id = %s", model)
@@ -71,7 +71,7 @@ def test_climatiqs_estimate_goes_before_the_seed_and_the_last_good_one_stays_whe
         " values ('climatiq', '/data/v1/estimate/batch', 1, 'lost', '2025-06-01 00:02:00+00', array[%s::numeric])",
         [mountain],
     )
-    assert build_on_climatiq(warehouse)[TRIPS] == "INSERT 0 0"
+    assert build_on_climatiq(warehouse)[MEASUREMENTS] == "INSERT 0 0"
     stale = "select is_stale, last_failure from mobility.dim_production_estimate where purchase_price_usd = %s"
     assert warehouse.rows(PRODUCTION) == with_climatiq
     assert warehouse.rows(stale, mountain) == [(True, "no answer")]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from services.settings import PROJECT_ROOT
-from tests.integration.dbt_project.warehouse import CONTENTS, TRIPS, Warehouse, measurement
+from tests.integration.dbt_project.warehouse import CONTENTS, MEASUREMENTS, TRIPS, Warehouse, measurement
 
 OWID = PROJECT_ROOT.parent / "shared" / "data" / "countries" / "owid_co2.csv"
 COUNTRIES = ("fct_country_year_emissions", "mart_country_features")
@@ -74,7 +74,7 @@ def test_a_second_build_leaves_the_same_content_and_every_data_test_passes(wareh
 def test_the_earlier_systems_numbers_come_out(warehouse: Warehouse) -> None:
     bikes = [measurement(vehicle=model, model=model, journey=10, total=21_000) for model in (5, 6, 7)]
     warehouse.append([(1, 0, 0, 1_700_000_000, bikes)])
-    warehouse.dbt.run(CONTENTS, TRIPS)
+    warehouse.dbt.run(CONTENTS, MEASUREMENTS)
     found = warehouse.rows(
         "select bike_model_id, operating_kg_co2e, production_kg_co2e, break_even_percent"
         f" from mobility.{TRIPS} order by 1"

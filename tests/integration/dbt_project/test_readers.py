@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from tests.integration.dbt_project.warehouse import CONTENTS, TRIPS, Dbt, Warehouse, measurement
+from tests.integration.dbt_project.warehouse import CONTENTS, MEASUREMENTS, TRIPS, Dbt, Warehouse, measurement
 
-TABLES = (f"mobility.{TRIPS}", "mobility.dim_bike_model", "reference.bike_models", "mobility.dashboard")
+TABLES = (f"mobility.{TRIPS}", "mobility.dim_bike_model", "reference.emission_factors", "mobility.dashboard")
 
 
 class Reader(threading.Thread):
@@ -41,7 +41,7 @@ class Reader(threading.Thread):
 def dashboard(warehouse: Warehouse, database: dict[str, str]) -> Iterator[str]:
     """Thirty trips in the fact, and a view on it that dbt does not know; the URL of who reads it."""
     warehouse.append((event, 0, event, 1_000, [measurement()]) for event in range(30))
-    warehouse.dbt.run(CONTENTS, TRIPS)
+    warehouse.dbt.run(CONTENTS, MEASUREMENTS)
     # By the owner of the marts' schemas' objects, as a person would add one.
     warehouse.transform.execute(f"create view mobility.dashboard as select * from mobility.{TRIPS}")
     yield database["bi"]
@@ -64,11 +64,12 @@ def test_readers_never_wait_nor_see_an_empty_table(warehouse: Warehouse, dashboa
         warehouse.dbt("seed")
         warehouse.dbt("run", "--exclude", "tag:ml")
         warehouse.append((event, 1, event, 1_000, [measurement()]) for event in range(30, 40))
-        warehouse.dbt.run(CONTENTS, TRIPS)
-        warehouse.dbt.run(CONTENTS, TRIPS, "dim_bike_model", full_refresh=True)
+        warehouse.dbt.run(CONTENTS, MEASUREMENTS, TRIPS)
+        warehouse.dbt.run(CONTENTS, MEASUREMENTS, TRIPS, "dim_bike_model", full_refresh=True)
 
     assert reader.seen[f"mobility.{TRIPS}"] == reader.seen["mobility.dashboard"] == {30, 40}
-    assert reader.seen["mobility.dim_bike_model"] == reader.seen["reference.bike_models"] == {3}
+    assert reader.seen["mobility.dim_bike_model"] == {3}
+    assert reader.seen["reference.emission_factors"] == {2}
 
 
 def test_an_older_snapshot_still_shows_the_rows_it_began_with(warehouse: Warehouse, dashboard: str) -> None:
@@ -76,9 +77,9 @@ def test_an_older_snapshot_still_shows_the_rows_it_began_with(warehouse: Warehou
         connection.execute("set transaction isolation level repeatable read")
         before = connection.execute("select count(*) from mobility.fct_trip_emissions").fetchone()
         warehouse.dbt("seed")
-        warehouse.dbt.run(CONTENTS, TRIPS, "dim_bike_model", full_refresh=True)
+        warehouse.dbt.run(CONTENTS, MEASUREMENTS, TRIPS, "dim_bike_model", full_refresh=True)
         assert connection.execute("select count(*) from mobility.fct_trip_emissions").fetchone() == before == (30,)
-        assert connection.execute("select count(*) from reference.bike_models").fetchone() == (3,)
+        assert connection.execute("select count(*) from mobility.dim_bike_model").fetchone() == (3,)
 
 
 def test_grants_and_policies_stay(warehouse: Warehouse, dashboard: str) -> None:
@@ -128,7 +129,7 @@ def test_changed_columns_ask_for_a_full_refresh_which_makes_the_table_anew(
 ) -> None:
     model = own_project.project / "models/marts/mobility/dim_bike_model"
     sql, properties = model.with_suffix(".sql"), model.with_suffix(".yml")
-    sql.write_text(sql.read_text().replace("true as is_current", "true as is_current,\n        1 as added"))
+    sql.write_text(sql.read_text().replace(" as is_current", " as is_current,\n        1 as added"))
     properties.write_text(
         properties.read_text() + "      - {name: added, description: Added by a test., data_type: integer}\n"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from services.settings import PROJECT_ROOT
 
 PROJECT = PROJECT_ROOT / "dbt_project"
 CONTENTS = "int_mobility__event_contents"
+BIKE_MODELS = "dim_bike_model"
+MEASUREMENTS = "int_mobility__measurements"
 TRIPS = "fct_trip_emissions"
 TOPIC = "tracking_events"
+CHANGES_TOPIC = "adventure.public.bike_emissions"
 
 
 @dataclass
@@ -55,6 +58,28 @@ class Dbt:
         return self("run", *(["--full-refresh"] if full_refresh else []), "--threads", "1", "--select", *models)
 
 
+@dataclass(frozen=True)
+class BikeChange:
+    """A change of the company's table of bike models, as Debezium tells it. Times in Unix seconds."""
+
+    model: int
+    operation: str
+    modified_at: float
+    committed_at: float
+    lsn: int
+    price_usd: float = 1912.15
+    scope1: float = 0.005
+    scope2: float = -0.016
+
+
+# What a first snapshot shows: the bike models that the earlier system had.
+FIRST_SNAPSHOT = [
+    BikeChange(5, "r", 1_600_000_000, 1_650_000_000, 10, 1912.15, 0.005, -0.016),
+    BikeChange(6, "r", 1_600_000_000, 1_650_000_000, 10, 2171.29, 0.005, -0.021),
+    BikeChange(7, "r", 1_600_000_000, 1_650_000_000, 10, 1481.94, 0.005, -0.011),
+]
+
+
 @dataclass
 class Warehouse:
     """The database: `transform` is the role that dbt uses, `owner` owns raw and ingest."""
@@ -64,22 +89,39 @@ class Warehouse:
     dbt: Dbt
 
     def empty(self) -> None:
-        """Forget every event, mark and mobility model."""
+        """Forget every event, change, mark and mobility model."""
         self.owner.execute(
-            "truncate raw.tracking_events, ingest.offsets, ingest.model_offsets, ingest.model_references"
+            "truncate raw.tracking_events, raw.adventure_public_bike_emissions, ingest.offsets,"
+            " ingest.model_offsets, ingest.model_references, ingest.model_histories"
         )
-        self.transform.execute(f"truncate intermediate.{CONTENTS}, mobility.{TRIPS}")
+        self.transform.execute(f"truncate intermediate.{CONTENTS}, intermediate.{MEASUREMENTS}, mobility.{BIKE_MODELS}")
 
-    def append(self, rows: Iterable[tuple[int, int, int, int, Sequence[Mapping[str, Any]]]]) -> None:
+    def append(
+        self, rows: Iterable[tuple[int, int, int, int, Sequence[Mapping[str, Any]]]], sent_at: int | None = None
+    ) -> None:
         """Land events (event, partition, offset, time in Unix seconds, measurements) and move raw's offsets."""
         with self.owner.transaction(), self.owner.cursor() as cursor:
             cursor.executemany(
                 "insert into raw.tracking_events (id, customer_id, date_time, measurement_list, _kafka_partition,"
-                " _kafka_offset, _schema_id) values (%s, 7, to_timestamp(%s), %s, %s, %s, 1)",
+                " _kafka_offset, _schema_id, _kafka_timestamp)"
+                " values (%s, 7, to_timestamp(%s), %s, %s, %s, 1, to_timestamp(%s))",
                 [
-                    (event, at, json.dumps(measurements), partition, offset)
+                    (event, at, json.dumps(measurements), partition, offset, sent_at)
                     for event, partition, offset, at, measurements in rows
                 ],
+            )
+            self.move_offsets()
+
+    def append_changes(self, changes: Iterable[BikeChange], partition: int = 0) -> None:
+        """Land changes of bike models after those that are there, and move raw's offsets."""
+        with self.owner.transaction(), self.owner.cursor() as cursor:
+            cursor.executemany(
+                "insert into raw.adventure_public_bike_emissions (product_category_id, name, avg_cost, co2e_km_scope1,"
+                " co2e_km_scope2, modified_at, _op, _source_lsn, _source_at, _kafka_partition, _kafka_offset)"
+                " values (%(model)s, 'Bike ' || %(model)s, %(price_usd)s, %(scope1)s, %(scope2)s,"
+                " to_timestamp(%(modified_at)s), %(operation)s, %(lsn)s, to_timestamp(%(committed_at)s), %(partition)s,"
+                " (select count(*) from raw.adventure_public_bike_emissions where _kafka_partition = %(partition)s))",
+                [asdict(change) | {"partition": partition} for change in changes],
             )
             self.move_offsets()
 
@@ -87,8 +129,10 @@ class Warehouse:
         """Say that raw holds what it holds."""
         self.owner.execute(
             "insert into ingest.offsets (topic, partition, topic_id, next_offset)"
-            " select 'tracking_events', _kafka_partition, 'topic', max(_kafka_offset) + 1"
-            " from raw.tracking_events group by 2"
+            " select topic, _kafka_partition, 'topic', max(_kafka_offset) + 1 from ("
+            f" select '{TOPIC}' as topic, _kafka_partition, _kafka_offset from raw.tracking_events union all"
+            f" select '{CHANGES_TOPIC}', _kafka_partition, _kafka_offset from raw.adventure_public_bike_emissions"
+            " ) as landed group by 1, 2"
             " on conflict (topic, partition) do update set next_offset = excluded.next_offset"
         )
 

@@ -14,6 +14,7 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 
 from ingest.contracts.contract import load_contracts
 from services.settings import Settings, postgres_environment
+from tests.integration.bike_models import land_bike_models
 from tests.integration.dbt_project.warehouse import PROJECT, TRIPS, Dbt
 
 TRACKING = load_contracts()["tracking_events"]
@@ -71,7 +72,8 @@ def warehouse(stack: Settings) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture(scope="session")
 def build_facts(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], None]:
-    """`dbt build` of the fact of trips and what is before it."""
+    """`dbt build` of the fact of trips and what is before it, with the bike models landed."""
+    land_bike_models(stack)
     dbt = Dbt(PROJECT, tmp_path_factory.mktemp("dbt"))
 
     def build() -> None:

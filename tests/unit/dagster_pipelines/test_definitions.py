@@ -31,6 +31,7 @@ GROUPS = {
         "raw/climatiq_estimates",
         "raw/climatiq_releases",
         "ingest/api_calls",
+        "staging/stg_adventure__bike_model_changes",
         "staging/stg_tracking__events",
         "staging/stg_climatiq__estimates",
         "staging/stg_climatiq__releases",
@@ -39,6 +40,7 @@ GROUPS = {
         "intermediate/int_mobility__climatiq_estimates",
         "intermediate/int_mobility__event_contents",
         "intermediate/int_mobility__events",
+        "intermediate/int_mobility__measurements",
         "mobility/dim_bike_model",
         "mobility/dim_emission_factor",
         "mobility/dim_production_estimate",
@@ -60,7 +62,7 @@ GROUPS = {
         "operations/model_lags",
         "operations/test_results",
     },
-    "reference": {"reference/bike_models", "reference/emission_factors"},
+    "reference": {"reference/emission_factors"},
 }
 
 

@@ -9,6 +9,7 @@ final as (
         customer_id,
         event_at,
         measurements,
+        sent_at,
         source_topic,
         source_partition,
         source_offset

@@ -9,6 +9,7 @@ final as (
         event_contents.customer_id,
         event_contents.event_at,
         event_contents.measurements,
+        event_contents.sent_at,
         event_contents.source_topic,
         event_contents.source_partition,
         event_contents.source_offset,

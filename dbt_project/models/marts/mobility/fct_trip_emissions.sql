@@ -1,77 +1,10 @@
-with events as (
-    select * from {{ ref('int_mobility__events') }}
-),
-
-bike_models as (
-    select * from {{ ref('dim_bike_model') }}
-),
-
-emission_factors as (
-    select * from {{ ref('dim_emission_factor') }}
-),
-
-climatiq_estimates as (
-    select * from {{ ref('int_mobility__climatiq_estimates') }}
-),
-
-measurements as (
-    select
-        events.*,
-        measurement.position,
-        (measurement.content ->> 'vehicle_id')::int as vehicle_id,
-        (measurement.content ->> 'product_id')::int as bike_model_id,
-        (measurement.content ->> 'journey_km')::float8 as journey_km,
-        (measurement.content ->> 'total_km')::float8 as total_km
-    from events
-    cross join lateral jsonb_array_elements(events.measurements) with ordinality as measurement (content, position)
-    where events.is_accepted
-),
-
--- Left joins: a trip is never lost, an unknown model or factor makes its numbers null.
-priced as (
-    select
-        measurements.*,
-        bike_models.bike_model_key,
-        bike_models.scope1_kg_co2e_per_km,
-        -- Certificates take the market-based figure toward zero, never below: what is below is avoided elsewhere.
-        greatest(bike_models.scope2_kg_co2e_per_km, 0) as scope2_market_kg_co2e_per_km,
-        least(bike_models.scope2_kg_co2e_per_km, 0) as avoided_kg_co2e_per_km,
-        -- Climatiq's estimate for the price where there is one, else the seed's factor.
-        coalesce(climatiq_estimates.emission_factor_key, emission_factors.emission_factor_key) as emission_factor_key,
-        coalesce(climatiq_estimates.kg_co2e, bike_models.purchase_price_usd * emission_factors.kg_co2e_per_usd)
-            as production_kg_co2e
-    from measurements
-    left join bike_models
-        on
-            measurements.bike_model_id = bike_models.bike_model_id
-            and measurements.event_at >= bike_models.valid_from
-            and measurements.event_at < bike_models.valid_to
-    left join emission_factors
-        on
-            emission_factors.activity = 'motorcycle, bicycle and parts'
-            and emission_factors.is_in_use
-    left join climatiq_estimates
-        on
-            round(bike_models.purchase_price_usd::numeric, 2) = climatiq_estimates.price_usd
-            and climatiq_estimates.is_in_use
-),
-
-computed as (
-    select
-        *,
-        scope1_kg_co2e_per_km * journey_km as scope1_kg_co2e,
-        scope2_market_kg_co2e_per_km * journey_km as scope2_market_kg_co2e,
-        avoided_kg_co2e_per_km * journey_km as avoided_kg_co2e,
-        (scope1_kg_co2e_per_km + scope2_market_kg_co2e_per_km + avoided_kg_co2e_per_km)
-        * journey_km as operating_kg_co2e,
-        (scope1_kg_co2e_per_km + scope2_market_kg_co2e_per_km + avoided_kg_co2e_per_km)
-        * total_km as total_operating_kg_co2e
-    from priced
+with measurements as (
+    select * from {{ ref('int_mobility__measurements') }}
 ),
 
 final as (
     select
-        {{ surrogate_key(['event_id', 'position']) }} as measurement_key,
+        measurement_key,
         event_id,
         customer_id,
         vehicle_id,
@@ -86,14 +19,14 @@ final as (
         operating_kg_co2e,
         total_operating_kg_co2e,
         production_kg_co2e,
-        -- Negative for a model that emits more than it avoids: it never breaks even.
-        -total_operating_kg_co2e / nullif(production_kg_co2e, 0) * 100 as break_even_percent,
+        break_even_percent,
         100::float8 as max_break_even_percent,
         emission_factor_key,
         source_topic,
         source_partition,
         source_offset
-    from computed
+    from measurements
+    where rejection_reason is null
 )
 
 select * from final

@@ -1,27 +1,30 @@
-with events as (
-    select * from {{ ref('int_mobility__events') }}
+with measurements as (
+    select * from {{ ref('int_mobility__measurements') }}
 ),
 
--- Left join: a rejected event without measurements is a row as well.
 final as (
     select
-        {{ surrogate_key(['events.event_id', 'events.content_hash', 'coalesce(measurement.position, 0)']) }}
-            as rejected_measurement_key,
-        events.event_id,
-        events.customer_id,
-        (measurement.content ->> 'vehicle_id')::int as vehicle_id,
-        (measurement.content ->> 'product_id')::int as bike_model_id,
-        events.event_at,
-        (measurement.content ->> 'journey_km')::float8 as journey_km,
-        (measurement.content ->> 'total_km')::float8 as total_km,
-        'The same event stands earlier in the topic with other content.' as rejection_reason,
-        events.source_topic,
-        events.source_partition,
-        events.source_offset
-    from events
-    left join lateral jsonb_array_elements(events.measurements) with ordinality as measurement (content, position)
-        on true
-    where not events.is_accepted
+        measurement_key as rejected_measurement_key,
+        event_id,
+        customer_id,
+        vehicle_id,
+        bike_model_id,
+        event_at,
+        journey_km,
+        total_km,
+        rejection_reason,
+        case rejection_reason
+            when 'conflicting_content' then 'The same event stands earlier in the topic with other content.'
+            when 'impossible_km' then 'A length is negative or no number.'
+            when 'future_time' then 'It is dated more than a day after it was sent.'
+            when 'unknown_bike_model' then 'No version of its bike model was valid then.'
+            when 'falling_odometer' then 'An earlier accepted measurement of the bike has a higher odometer.'
+        end as rejection_detail,
+        source_topic,
+        source_partition,
+        source_offset
+    from measurements
+    where rejection_reason is not null
 )
 
 select * from final

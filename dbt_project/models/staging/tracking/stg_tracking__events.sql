@@ -8,6 +8,7 @@ final as (
         customer_id,
         date_time as event_at,
         measurement_list as measurements,
+        _kafka_timestamp as sent_at,
         'tracking_events' as source_topic,
         _kafka_partition as source_partition,
         _kafka_offset as source_offset
