@@ -48,6 +48,8 @@ _COLUMN_TYPES: dict[str, tuple[str, pa.DataType]] = {
     "timestamp": ("timestamptz", pa.timestamp("us", tz="UTC")),
     "nested": ("jsonb", pa.string()),
 }
+# Those that a field of a JSON topic may have.
+_JSON_KINDS = {"boolean", "int", "long", "float", "double", "string"}
 
 
 class ContractError(MendableError):
@@ -250,6 +252,11 @@ def _check_names(file: str, contract: Contract) -> None:
     for field in contract.fields:
         if contract.encoding == "debezium" and field.kind == "nested":
             raise ContractError(f"{file}, field {field.name!r}: a table's column comes as plain value: use a string.")
+        if contract.encoding == "json" and field.kind not in _JSON_KINDS and not field.unix_seconds:
+            raise ContractError(
+                f"{file}, field {field.name!r}: a JSON topic's fields are booleans, numbers and strings: use one of "
+                'these, for a time a long with "time": "unix_seconds", or encoding avro.'
+            )
 
 
 def _strip_null(where: str, avro_type: Any) -> tuple[Any, bool]:

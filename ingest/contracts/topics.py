@@ -146,7 +146,7 @@ def _json_schema(contract: Contract) -> dict[str, Any]:
 
 
 def _json_property(field: Field) -> dict[str, Any]:
-    json_type = _JSON_TYPES[field.kind]
+    json_type = _JSON_TYPES["long" if field.unix_seconds else field.kind]
     return {
         "description": field.doc,
         "type": ["null", json_type] if field.is_nullable else json_type,

@@ -96,6 +96,12 @@ def test_what_is_registered_holds_no_property_of_ours() -> None:
     assert fastavro.parse_schema(schema)
 
 
+def test_a_time_in_a_json_topic_is_registered_as_the_number_that_it_is(tmp_path: Path) -> None:
+    fields = [field(), field(name="at", type="long", time="unix_seconds")]
+    contract = read_contract(write(tmp_path, fields=fields))
+    assert json.loads(registered_schema(contract).schema_str or "")["properties"]["at"]["type"] == "integer"
+
+
 def test_hostile_names_are_quoted_in_ddl() -> None:
     contract = load_contracts()["emissions-topic"]
     hostile = dataclasses.replace(contract.fields[0], name='x"; drop table raw.y; --')
@@ -138,6 +144,8 @@ NOTHINGS = {"type": "array", "items": {"type": "record", "name": "Nothing", "fie
             {"fields": [field(), field(name="m", type={"type": "array", "items": "int"})], "encoding": "debezium"},
             "use a string",
         ),
+        ({"fields": [field(), field(name="d", type={"type": "int", "logicalType": "date"})]}, "a JSON topic's fields"),
+        ({"fields": [field(), field(name="m", type={"type": "array", "items": "int"})]}, "a JSON topic's fields"),
     ],
 )
 def test_a_wrong_contract_is_refused_with_what_to_mend(
