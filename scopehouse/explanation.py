@@ -210,9 +210,8 @@ def _explain(settings: Settings, connection: psycopg.Connection[dict[str, Any]],
             """
             select to_jsonb(run) - 'model' as found
             from ingest.model_runs as run
-            inner join intermediate.int_mobility__measurements as measured
-                on measured.xmin = run.transaction_id::xid
-            where run.model = 'intermediate.int_mobility__measurements' and measured.measurement_key = %s
+            inner join intermediate.int_mobility__measurements as stored on stored.xmin = run.transaction_id::xid
+            where run.model = 'intermediate.int_mobility__measurements' and stored.measurement_key = %s
             order by run.transaction_id desc
             limit 1
             """,
@@ -380,22 +379,23 @@ def _inputs(
 
 
 def _changes(connection: psycopg.Connection[dict[str, Any]], model: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The change log's entries that a version of a bike model was made from: those of the moment it began."""
-    first = model["valid_from"] == "-infinity"
+    """The change log's entry that a version of a bike model was made from; its first repeat, if it was read again."""
     found = connection.execute(
         """
         select to_jsonb(log) as found
         from raw.adventure_public_bike_emissions as log
         where
             product_category_id = %(model)s
-            and (%(from)s::timestamptz is null or modified_at = %(from)s)
+            and _op <> 'd'
+            and (%(from)s = '-infinity' or modified_at <= %(from)s::timestamptz)
             and avg_cost = %(price)s and co2e_km_scope1 = %(scope1)s and co2e_km_scope2 = %(scope2)s
-        order by _kafka_partition, _kafka_offset
+        order by
+            case when %(from)s <> '-infinity' then modified_at end desc, _source_lsn, _kafka_partition, _kafka_offset
         limit 1
         """,
         {
             "model": model["bike_model_id"],
-            "from": None if first else model["valid_from"],
+            "from": model["valid_from"],
             "price": model["purchase_price_usd"],
             "scope1": model["scope1_kg_co2e_per_km"],
             "scope2": model["scope2_kg_co2e_per_km"],

@@ -79,6 +79,20 @@ def test_real_countries_give_the_same_clusters_twice_and_shuffled(environment: d
         assert countries["cluster_sizes"] == [156, 5, 3]
 
 
+def test_a_trips_numbers_are_followed_back_to_its_record_in_kafka(environment: dict[str, str]) -> None:
+    done = scopehouse("explain", "mobility.fct_trip_emissions", "--latest", "--json", environment=environment)
+    assert done.returncode == 0, done.stderr + done.stdout
+    found = json.loads(done.stdout)
+    assert found["problems"] == []
+    assert all(formula["agrees"] for formula in found["formulas"])
+    assert (found["record"]["read_from"], found["record"]["content"]["id"]) == ("kafka", found["row"]["event_id"])
+    assert found["bike_model_changes"][0]["product_category_id"] == found["row"]["bike_model_id"]
+    assert found["dbt_run"]["invocation_id"]
+    text = scopehouse("explain", "mobility.fct_trip_emissions", found["key"][:12], environment=environment).stdout
+    assert f"* {found['row']['journey_km']:.12g} km = " in text
+    assert "DOES NOT FIT" not in text
+
+
 def test_a_renamed_column_ends_the_demo_with_one_sentence_that_names_it(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
