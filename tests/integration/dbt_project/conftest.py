@@ -44,6 +44,7 @@ def database(stack: Settings) -> Iterator[dict[str, str]]:
             apply_raw_table(connection, contract)
         connection.execute((PROJECT_ROOT / "ingest" / "database" / "grants.sql").read_bytes())
         connection.execute((PROJECT_ROOT / "ingest" / "database" / "climatiq.sql").read_bytes())
+        connection.execute((PROJECT_ROOT / "ingest" / "database" / "operations.sql").read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         for name, value in postgres_environment(urls["transform"]).items():
             patch.setenv(name, value)
