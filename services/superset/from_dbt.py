@@ -34,6 +34,7 @@ _UNITS = {
     "international_usd_2011": "international $ of 2011",
     "usd": "US$",
     "km": "km",
+    "kwh": "kWh",
     "percent": "%",
     "people": "people",
     "seconds": "s",
