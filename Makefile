@@ -9,7 +9,7 @@ export DAGSTER_DISABLE_TELEMETRY := yes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration test-e2e test-faults bench-sink lint format docs contracts lock ui up down clean
+.PHONY: help setup demo test test-unit test-integration test-e2e test-faults bench-sink bench-mobility lint format docs contracts lock ui up down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -58,6 +58,9 @@ test-faults: $(SETUP) ## Break servers and sinks: SCOPEHOUSE_FAULT_ROUNDS=5 by d
 
 bench-sink: $(SETUP) ## The sink against Debezium's JDBC sink and a bare COPY; writes docs/benchmarks.md
 	python -m tests.bench.sink
+
+bench-mobility: $(SETUP) ## Trips through sink and dbt, increments on a big fact; writes docs/benchmarks.md
+	python -m tests.bench.mobility
 
 lint: $(SETUP) ## Format, lint, types, imports, SQL, contracts, dbt parse
 	ruff format --check .
