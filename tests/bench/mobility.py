@@ -405,7 +405,8 @@ def _lines(results: Results) -> list[str]:
     return [
         *lines,
         "",
-        f"{size.big_rows // size.small_rows} times the rows cost {summary['incremental_cost_ratio_100x']} times as much (wanted: at most 1.3).",
+        f"{size.big_rows // size.small_rows} times the rows cost {summary['incremental_cost_ratio_100x']} times "
+        "as much (wanted: at most 1.3).",
         "",
         f"**One changed version of a bike model**, valid for {results.reopened_rows:,} trips of the "
         f"{size.big_rows:,}: just those {results.reopened_rows:,} rows are written anew, in "
