@@ -387,8 +387,11 @@ def _row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
 
 def _lines(results: Results) -> list[str]:
     size, summary = results.size, results.summary()
+    command = "make bench-mobility"
+    if size.big_rows != FULL.big_rows:
+        command = f"python -m tests.bench.mobility --rows {size.big_rows}"
     lines = [
-        f"{page.machine()}. Command: `make bench-mobility`. Everything runs on the same machine.",
+        f"{page.machine()}. Command: `{command}`. Everything runs on the same machine.",
         "",
         f"**{size.throughput_events:,} events ({results.trips:,} trips) from Kafka into every mart**: the sink "
         f"{results.sink_seconds:.1f} s, one `dbt run` of all models {results.first_build.seconds:.1f} s, "
