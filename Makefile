@@ -37,11 +37,11 @@ up: $(SETUP) ## Start the embedded servers
 down: $(SETUP) ## Stop the embedded servers
 	scopehouse down
 
-# Folders that break servers again and again, and wait for them: minutes that `make test` can't spare.
-FAULTS := tests/integration/faults tests/integration/operations
+# Tests wait more than they work: two processes, each with servers of its own (about 1 GB), pay on two cores too.
+TEST_PROCESSES ?= 2
 
-test: lint ## Lint, then unit, integration (real servers) and end-to-end tests
-	pytest $(addprefix --ignore=,$(FAULTS))
+test: lint ## Lint, then unit, integration (real servers, faults too) and end-to-end tests, in two processes
+	pytest --numprocesses $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder
 
 test-unit: $(SETUP) ## Tests that need no server
 	pytest tests/unit
@@ -52,9 +52,11 @@ test-integration: $(SETUP) ## Tests against real servers, started once
 test-e2e: $(SETUP) ## The whole path as a user runs it
 	pytest tests/e2e
 
-test-faults: $(SETUP) ## Break servers and sinks: SCOPEHOUSE_FAULT_ROUNDS=5 by default, CI runs one
+FAULTS := tests/integration/faults tests/integration/operations tests/integration/sink/test_kills.py
+
+test-faults: $(SETUP) ## Break servers and sinks for long: SCOPEHOUSE_FAULT_ROUNDS=5 by default, `make test` goes one round
 	SCOPEHOUSE_FAULT_ROUNDS=$${SCOPEHOUSE_FAULT_ROUNDS:-5} \
-		pytest --timeout=3600 $(FAULTS) tests/integration/sink/test_kills.py
+		pytest --timeout=3600 $(FAULTS)
 
 bench-sink: $(SETUP) ## The sink against Debezium's JDBC sink and a bare COPY; writes docs/benchmarks.md
 	python -m tests.bench.sink
