@@ -310,8 +310,6 @@ class _Session:
     def _pause_waiting(self, partitions: tuple[Partition, ...], error: Exception) -> None:
         release(self._connection, partitions)
         self._leave_alone(partitions)
-        # Asked for again at once, what is away would hold the others up.
-        self._look_at = time.monotonic() + _LOOK_SECONDS
         self._observer.waiting(partitions, error)
         _log.warning(
             "these wait, the others go on",
@@ -322,6 +320,8 @@ class _Session:
 
     def _leave_alone(self, partitions: Iterable[Partition]) -> None:
         self._left_alone.update(partitions)
+        # Not at once: to ask a server that is away holds the others up.
+        self._look_at = time.monotonic() + _LOOK_SECONDS
         self._consumer.pause([TopicPartition(topic, number) for topic, number in partitions])
 
     def _take_up_again(self) -> None:
@@ -331,7 +331,9 @@ class _Session:
         """
         if not self._left_alone or time.monotonic() < self._look_at:
             return
-        self._look_at = time.monotonic() + _LOOK_SECONDS
+        # A log that changed is mended by hand, if at all.
+        is_soon = bool(self._left_alone - self._changed.keys())
+        self._look_at = time.monotonic() + (_LOOK_SECONDS if is_soon else _LONGEST_PAUSE_SECONDS)
         self._report(self._landing.finish())
         held = stopped(self._connection, list(self._topics)).keys() | owned_elsewhere(
             self._connection, self._left_alone

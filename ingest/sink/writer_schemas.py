@@ -28,7 +28,7 @@ class WriterSchemas:
 
         Raises:
             UnknownSchemaError: the registry answered that it has none.
-            ValueError: it must not be used to decode, or is no Avro; says why.
+            ValueError, SchemaParseException: it must not be used to decode, or is no Avro; says why.
             SchemaRegistryError, httpx2.HTTPError: the registry could not be asked.
         """
         try:
@@ -45,7 +45,7 @@ def refuse_boundless(text: str) -> None:
     """Refuse an array of what takes no bytes: a value of ten bytes could say that it holds 10^18 of it.
 
     Raises:
-        ValueError: the schema has such an array, or is no Avro.
+        ValueError, SchemaParseException: the schema has such an array, or is no Avro.
     """
     named: dict[str, Any] = {}
     parsed = fastavro.parse_schema(json.loads(text), named)
