@@ -89,7 +89,9 @@ class AvroDecoder:
             sentence = f"Schema {schema_id} can't be read as Avro ({error})."
             return self._reject_all(indices, "IncompatibleSchema", sentence, schema_id)
         bodies = [values[index][_HEADER_BYTES:] for index in indices.tolist()]
-        decoded, undecodable = writer.decode(bodies, 0)
+        # As one they were tried before.
+        were_tried = writer.is_columnar and len(values) == len(indices) > 1
+        decoded, undecodable = writer.decode_halves(bodies, 0) if were_tried else writer.decode(bodies, 0)
         rest = self._conformed(decoded, np.delete(indices, [rejection.index for rejection in undecodable]), schema_id)
         rest.rejections[:0] = _placed(undecodable, indices, schema_id)
         return rest
@@ -131,12 +133,12 @@ class _Writer:
         self._schema = fastavro.parse_schema(json.loads(text))
         self._reader_schema = reader_schema
         self._arrow_schema = arrow_schema
-        self._is_columnar = _has_same_types(text, arrow_schema)
-        self._text_with_header = json.dumps(_with_header(with_longs)) if self._is_columnar else ""
+        self.is_columnar = _has_same_types(text, arrow_schema)
+        self._text_with_header = json.dumps(_with_header(with_longs)) if self.is_columnar else ""
 
     def decode_whole(self, values: Sequence[bytes | None], schema_id: int) -> pa.RecordBatch | None:
         """Columns of the values, their headers not cut off; None if one has another header or can't be decoded."""
-        if not self._is_columnar:
+        if not self.is_columnar:
             return None
         try:
             batch = _decode_sound(values, self._text_with_header)
@@ -153,17 +155,21 @@ class _Writer:
         A batch that can't be decoded is halved until the bad records stand alone.
         """
         try:
-            batch = self._decode_columns(bodies) if self._is_columnar else self._decode_records(bodies)
+            batch = self._decode_columns(bodies) if self.is_columnar else self._decode_records(bodies)
         except BaseException as error:
             if not _is_bad_data(error):
                 raise
             if len(bodies) == 1:
                 return _no_records(self._arrow_schema), [Rejection(first, *_reason(error))]
-            middle = len(bodies) // 2
-            left, left_rejections = self.decode(bodies[:middle], first)
-            right, right_rejections = self.decode(bodies[middle:], first + middle)
-            return pa.concat_batches([left, right]), left_rejections + right_rejections
+            return self.decode_halves(bodies, first)
         return batch, []
+
+    def decode_halves(self, bodies: list[bytes], first: int) -> tuple[pa.RecordBatch, list[Rejection]]:
+        """As `decode`, for two values or more that can't be decoded together."""
+        middle = len(bodies) // 2
+        left, left_rejections = self.decode(bodies[:middle], first)
+        right, right_rejections = self.decode(bodies[middle:], first + middle)
+        return pa.concat_batches([left, right]), left_rejections + right_rejections
 
     def _decode_columns(self, bodies: list[bytes]) -> pa.RecordBatch:
         return self._to_contract(_decode_sound(bodies, self._text_with_longs))

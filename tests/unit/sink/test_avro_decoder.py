@@ -14,11 +14,14 @@ from ingest.sink.avro_decoder import AvroDecoder, UnknownSchemaError
 
 CONTRACT = load_contracts()["tracking_events"]
 OWN, OLD, OTHER, GARBAGE, UNKNOWN = 1, 2, 3, 4, 9
+NAN, ANOTHER_NAN = 0x0100C07F, 0x0200C07F
 SCHEMAS: dict[int, Any] = {
     OWN: CONTRACT.schema,
     OLD: json.loads(json.dumps(CONTRACT.schema).replace('"double"', '"float"')),
     OTHER: {**CONTRACT.schema, "fields": [{"name": "id", "type": "string"}]},
     GARBAGE: {"type": "nonsense"},
+    NAN: CONTRACT.schema,
+    ANOTHER_NAN: CONTRACT.schema,
 }
 
 
@@ -62,6 +65,13 @@ def test_records_keep_their_places_when_writers_are_mixed() -> None:
     assert decoded.columns.column(0).to_pylist() == list(range(10))
     assert decoded.indices.to_pylist() == list(range(10))
     assert decoded.schema_ids.to_pylist() == [OWN, OLD] * 5
+
+
+def test_one_value_of_another_schema_among_many_is_told_by_its_id_alone() -> None:
+    # The four bytes of either are a float's that is no number: equal to none, or to all.
+    values = [encode(event(n, 1.0), NAN) for n in range(10)]
+    values[7] = encode(event(7, 1.0), ANOTHER_NAN)
+    assert decoder().decode(values).schema_ids.to_pylist() == [NAN] * 7 + [ANOTHER_NAN] + [NAN] * 2
 
 
 @pytest.mark.parametrize(

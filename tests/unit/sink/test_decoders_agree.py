@@ -137,7 +137,7 @@ def encode(schema: Any, record: dict[str, Any], schema_id: int = SCHEMA_ID) -> b
 def quickly(contract: Contract, values: list[bytes]) -> Decoded:
     """By the quick decoder; fails where the reference would be taken in its place."""
     decoder = AvroDecoder(contract, Registry(contract.schema))
-    assert decoder._writer(SCHEMA_ID)._is_columnar
+    assert decoder._writer(SCHEMA_ID).is_columnar
     return decoder.decode(values)
 
 
