@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import psycopg
+from psycopg import sql
 
 from services.embedded.connect import Connect
 from services.settings import postgres_environment
-from tests.bench.processes import Cost, Meter, peak_rss_mb
+from tests.bench.clock import Cost, await_rows, cost_of
+from tests.bench.processes import Meter, peak_rss_mb
 
 PASSWORD_VARIABLE = "BENCH_POSTGRES_PASSWORD"
 PLUGINS = ("jdbc-sink", "avro-converter")
 _CONNECTOR = "bench"
+_TABLE = sql.Identifier("bench", "jdbc_sink")
 _POLL_SECONDS = 0.1
 _SILENCE_SECONDS = 60.0
 
@@ -84,11 +88,8 @@ def connector_settings(topic: str, mode: Mode, choice: Choice) -> dict[str, str]
     }
 
 
-def run(connect: Connect, meter: Meter, topic: str, count: int, mode: Mode, choice: Choice) -> Cost:
-    """Load a topic of `count` records into a new table.
-
-    The clock starts when the first rows are in the table, and these are not counted: the start of tasks, the group's
-    and the connections' cost Debezium nothing here. It stops when the last one is there.
+def run(connect: Connect, pids: Mapping[str, int], topic: str, count: int, mode: Mode, choice: Choice) -> Cost:
+    """Load a topic of `count` records into a new table, and drop it again. `pids` are metered, Connect's among them.
 
     Raises:
         JdbcSinkError: it failed.
@@ -105,37 +106,16 @@ def run(connect: Connect, meter: Meter, topic: str, count: int, mode: Mode, choi
         "consumer.override.group.id": f"bench-{time.monotonic_ns()}",
     }
     with psycopg.connect(connect.settings.url_of("migrate"), autocommit=True) as connection:
-        connection.execute("drop table if exists bench.jdbc_sink")
         connection.execute(_TABLES[mode])
-        connect.ask("PUT", f"/connectors/{_CONNECTOR}/config", config)
         try:
-            return _watch(connect, meter, connection, count)
+            with Meter(pids) as meter:
+                connect.ask("PUT", f"/connectors/{_CONNECTOR}/config", config)
+                await_rows(connection, _TABLE, count, lambda since: _raise_if_failed(connect, since))
+            return cost_of(connection, _TABLE, meter, peak_rss_mb(pids["connect"]))
         finally:
             connect.ask("DELETE", f"/connectors/{_CONNECTOR}")
             _await_end(connect)
-
-
-def _watch(connect: Connect, meter: Meter, connection: psycopg.Connection, count: int) -> Cost:
-    started = time.monotonic()
-    while (before := _rows(connection)) == 0:
-        _raise_if_failed(connect, started)
-        time.sleep(_POLL_SECONDS / 2)
-    meter.start()
-    size, changed, checked, reading = 0, time.monotonic(), False, meter.read()
-    while True:
-        time.sleep(_POLL_SECONDS)
-        now = connection.execute("select pg_relation_size('bench.jdbc_sink')").fetchone()
-        if now is not None and now[0] != size:
-            size, changed, checked = now[0], time.monotonic(), False
-            reading = meter.read()
-        elif not checked:
-            # Counting costs; it is done only when the table has stopped to grow.
-            checked = True
-            if _rows(connection) == count:
-                break
-        else:
-            _raise_if_failed(connect, changed)
-    return reading.cost(count - before, peak_rss_mb(meter.pids["connect"]))
+            connection.execute("drop table bench.jdbc_sink")
 
 
 def _raise_if_failed(connect: Connect, since: float) -> None:
@@ -150,8 +130,3 @@ def _raise_if_failed(connect: Connect, since: float) -> None:
 def _await_end(connect: Connect) -> None:
     while connect.state_of(_CONNECTOR)[0]:
         time.sleep(_POLL_SECONDS)
-
-
-def _rows(connection: psycopg.Connection) -> int:
-    row = connection.execute("select count(*) from bench.jdbc_sink").fetchone()
-    return row[0] if row is not None else 0

@@ -14,13 +14,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from threading import Event
 
 import psycopg
+from psycopg import sql
 
 from ingest.contracts.contract import Contract, load_contracts
 from ingest.contracts.raw_tables import raw_table
@@ -28,16 +32,17 @@ from ingest.database.migrate import migrate
 from services.embedded import jars, stack
 from services.embedded.connect import Connect
 from services.embedded.kafka import Kafka
-from services.embedded.postgres import Postgres
+from services.embedded.postgres import SETTINGS, Postgres
 from services.settings import PROJECT_ROOT, Settings, postgres_environment, read_settings
 from tests.bench import jdbc_sink, page
-from tests.bench.processes import Cost, Meter
+from tests.bench.clock import Cost, await_rows, cost_of
+from tests.bench.processes import Meter, peak_rss_mb
 from tests.bench.topics import FLAT, NESTED, SAMPLE, produce, write_contracts
 from tests.integration.conftest import CONNECTIONS, embedded_environment
 
 BENCH = "bench-sink"
 RAW_COPY = "raw_copy"
-# Ours and the bare COPY take seconds: the median of so many runs.
+# Of so many runs of each contender the median counts.
 REPEATS = 3
 
 
@@ -117,6 +122,8 @@ def _servers(folder: Path) -> Iterator[Settings]:
     os.environ.update(embedded_environment(folder / "state"))
     os.environ["SCOPEHOUSE_CONTRACTS_DIR"] = str(folder / "contracts")
     write_contracts(folder / "contracts")
+    # Autovacuum comes once a minute: it would fall into one contender's time and not into another's.
+    SETTINGS.update(track_commit_timestamp="on", autovacuum="off")
     stack.up(read_settings())
     try:
         settings = read_settings()
@@ -130,37 +137,42 @@ def _servers(folder: Path) -> Iterator[Settings]:
 
 def _measure(settings: Settings, size: Size) -> Results:
     contracts = load_contracts(settings.contracts_dir)
-    for topic, count in ((SAMPLE, size.sample), (FLAT, size.records), (NESTED, size.records)):
-        _say(f"sends {count:,} records to {topic}")
-        produce(settings, topic, count)
+    counts = {SAMPLE: size.sample, FLAT: size.records, NESTED: size.records}
+    _say(f"sends {sum(counts.values()):,} records to {', '.join(counts)}")
+    with ProcessPoolExecutor(2, get_context("spawn")) as producers:
+        list(producers.map(partial(produce, settings), counts.keys(), counts.values()))
     flat: dict[str, Cost] = {}
     searched: dict[jdbc_sink.Mode, dict[jdbc_sink.Choice, Cost | str]] = {"insert": {}, "upsert": {}}
     chosen = {}
-    with _connect(settings) as (connect, meter):
+    with _connect(settings) as (connect, pids):
         for mode, costs in searched.items():
             for choice in size.choices:
-                costs[choice] = _try(connect, meter, size.sample, mode, choice)
-            chosen[mode] = max(costs, key=lambda choice: _rate(costs[choice]))
-            flat[f"jdbc_{mode}"] = jdbc_sink.run(connect, meter, FLAT, size.records, mode, chosen[mode])
-            _tell(f"jdbc_{mode}", flat[f"jdbc_{mode}"])
+                costs[choice] = _try(connect, pids, size.sample, mode, choice)
+            best = chosen[mode] = max(costs, key=lambda choice: _rate(costs[choice]))
+            runs = []
+            for _ in range(REPEATS):
+                _settle(settings)
+                runs.append(jdbc_sink.run(connect, pids, FLAT, size.records, mode, best))
+            flat[f"jdbc_{mode}"] = _median(f"jdbc_{mode}", runs)
     # Connect is stopped by now: it would cost CPU and memory beside the others.
     nested: dict[str, Cost] = {}
     for topic, costs in ((FLAT, flat), (NESTED, nested)):
-        costs["ours"] = _median([_run_ours(settings, contracts[topic], size.records) for _ in range(REPEATS)])
-        _tell(f"ours, {topic}", costs["ours"])
-        costs[RAW_COPY] = _run_raw_copy(settings, contracts[topic], size.records)
-        _tell(f"{RAW_COPY}, {topic}", costs[RAW_COPY])
+        contract = contracts[topic]
+        costs["ours"] = _median(f"ours, {topic}", [_run_ours(settings, contract, size.records) for _ in range(REPEATS)])
+        costs[RAW_COPY] = _median(f"{RAW_COPY}, {topic}", _run_raw_copies(settings, contract, size.records))
     return Results(size, flat, nested, searched, chosen)
 
 
-def _try(connect: Connect, meter: Meter, count: int, mode: jdbc_sink.Mode, choice: jdbc_sink.Choice) -> Cost | str:
+def _try(
+    connect: Connect, pids: Mapping[str, int], count: int, mode: jdbc_sink.Mode, choice: jdbc_sink.Choice
+) -> Cost | str:
     try:
-        cost = jdbc_sink.run(connect, meter, SAMPLE, count, mode, choice)
+        found = jdbc_sink.run(connect, pids, SAMPLE, count, mode, choice)
     except jdbc_sink.JdbcSinkError as error:
         _say(f"jdbc_{mode}, {choice}: failed ({error})")
         return str(error)
-    _say(f"jdbc_{mode}, {choice}: {cost.rows_per_s:,.0f} rows/s on the sample")
-    return cost
+    _say(f"jdbc_{mode}, {choice}: {found.rows_per_s:,.0f} rows/s on the sample")
+    return found
 
 
 def _rate(cost: Cost | str) -> float:
@@ -168,8 +180,8 @@ def _rate(cost: Cost | str) -> float:
 
 
 @contextmanager
-def _connect(settings: Settings) -> Iterator[tuple[Connect, Meter]]:
-    """A worker with the JDBC sink, and a meter of it, Postgres and the broker."""
+def _connect(settings: Settings) -> Iterator[tuple[Connect, dict[str, int]]]:
+    """A worker with the JDBC sink, and the processes of it, Postgres and the broker."""
     jars.ensure(("connect", *jdbc_sink.PLUGINS), settings.cache_dir)
     password = postgres_environment(settings.url_of("migrate"))["PGPASSWORD"]
     connect = Connect(settings, jdbc_sink.PLUGINS, {jdbc_sink.PASSWORD_VARIABLE: password})
@@ -177,36 +189,36 @@ def _connect(settings: Settings) -> Iterator[tuple[Connect, Meter]]:
     try:
         process = connect.process()
         assert process is not None
-        yield connect, Meter({"connect": process.pid, **_pids(settings)})
+        yield connect, {"connect": process.pid, **_pids(settings)}
     finally:
         connect.stop()
 
 
 def _run_ours(settings: Settings, contract: Contract, count: int) -> Cost:
-    """Drain the topic into its emptied raw table, in a process of its own."""
+    """`scopehouse ingest run` with the topic's raw table empty, until it has landed all."""
+    table = raw_table(contract)
+    command = [sys.executable, "-m", "scopehouse", "ingest", "run", contract.topic]
     with psycopg.connect(settings.url_of("migrate"), autocommit=True) as connection:
-        connection.execute(f"truncate {raw_table(contract).as_string(connection)}")
+        connection.execute(sql.SQL("truncate {}").format(table))
         connection.execute("delete from ingest.offsets where topic = %s", [contract.topic])
         _settle(settings)
-        meter = Meter(_pids(settings))
-        command = [sys.executable, "-m", "tests.bench.drain_once", contract.topic]
-        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=PROJECT_ROOT)
-        cpu = meter.read().cpu_seconds
-        found = connection.execute(f"select count(*) from {raw_table(contract).as_string(connection)}").fetchone()
-    own = json.loads(ended.stdout)
-    if own["rows"] != count or found != (count,):
-        raise RuntimeError(f"{count} records were sent, {own['rows']} rows were reported and {found} are there.")
-    millions = count / 1e6
-    cpu_seconds = {"sink": own["cpu_seconds"], **cpu}
-    return Cost(
-        rows_per_s=count / own["seconds"],
-        cpu_seconds={name: seconds / millions for name, seconds in cpu_seconds.items()},
-        peak_rss_mb=own["peak_rss_mb"],
-    )
+        with subprocess.Popen(command, cwd=PROJECT_ROOT) as sink:
+            try:
+                with Meter({"sink": sink.pid, **_pids(settings)}) as meter:
+                    await_rows(connection, table, count, lambda _: _raise_if_ended(sink))
+                return cost_of(connection, table, meter, peak_rss_mb(sink.pid))
+            finally:
+                sink.terminate()
 
 
-def _run_raw_copy(settings: Settings, contract: Contract, count: int) -> Cost:
+def _raise_if_ended(sink: subprocess.Popen[bytes]) -> None:
+    if sink.poll() is not None:
+        raise RuntimeError(f"The sink ended with {sink.returncode}.")
+
+
+def _run_raw_copies(settings: Settings, contract: Contract, count: int) -> list[Cost]:
     """COPY the rows that ours has just landed, encoded beforehand, in its batches, into a table like its own."""
+    table = sql.Identifier("bench", "raw_copy")
     with psycopg.connect(settings.url_of("migrate"), autocommit=True) as connection:
         source = raw_table(contract).as_string(connection)
         names = connection.execute(f"select * from {source} limit 0").description or []
@@ -219,16 +231,16 @@ def _run_raw_copy(settings: Settings, contract: Contract, count: int) -> Cost:
         ]
         costs = []
         for _ in range(REPEATS):
-            connection.execute("drop table if exists bench.raw_copy")
             connection.execute(f"create table bench.raw_copy (like {source} including defaults including indexes)")
             _settle(settings)
-            meter = Meter({"copy": os.getpid(), **_pids(settings)})
-            for chunks in batches:
-                with connection.cursor().copy(f"copy bench.raw_copy ({columns}) from stdin (format binary)") as copy:
-                    for chunk in chunks:
-                        copy.write(chunk)
-            costs.append(meter.read().cost(count, 0.0))
-    return _median(costs)
+            with Meter({"copy": os.getpid(), **_pids(settings)}) as meter:
+                for chunks in batches:
+                    with connection.cursor().copy(f"copy bench.raw_copy ({columns}) from stdin (format binary)") as out:
+                        for chunk in chunks:
+                            out.write(chunk)
+            costs.append(cost_of(connection, table, meter))
+            connection.execute("drop table bench.raw_copy")
+    return costs
 
 
 def _encoded(connection: psycopg.Connection, query: str) -> list[bytes]:
@@ -249,8 +261,12 @@ def _pids(settings: Settings) -> dict[str, int]:
     return {name: process.pid for name, process in processes.items() if process is not None}
 
 
-def _median(costs: list[Cost]) -> Cost:
-    return sorted(costs, key=lambda cost: cost.rows_per_s)[len(costs) // 2]
+def _median(name: str, costs: list[Cost]) -> Cost:
+    middle = sorted(costs, key=lambda each: each.rows_per_s)[len(costs) // 2]
+    cpu = ", ".join(f"{process} {seconds:.2f}" for process, seconds in middle.cpu_seconds.items())
+    rates = ", ".join(f"{each.rows_per_s:,.0f}" for each in costs)
+    _say(f"{name}: {rates} rows/s; CPU s a million: {cpu}; peak {middle.peak_rss_mb:.0f} MB")
+    return middle
 
 
 def _section(results: Results) -> str:
@@ -323,11 +339,6 @@ def _table(costs: dict[str, Cost]) -> list[str]:
             f"| {cost.cpu_seconds['broker']:.1f} | {f'{cost.peak_rss_mb:.0f}' if cost.peak_rss_mb else ''} |"
         )
     return lines
-
-
-def _tell(name: str, cost: Cost) -> None:
-    cpu = ", ".join(f"{process} {seconds:.2f}" for process, seconds in cost.cpu_seconds.items())
-    _say(f"{name}: {cost.rows_per_s:,.0f} rows/s; CPU s a million: {cpu}; peak {cost.peak_rss_mb:.0f} MB")
 
 
 def _say(text: str) -> None:
