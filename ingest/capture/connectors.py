@@ -55,14 +55,15 @@ def configurations() -> dict[str, dict[str, str]]:
 
 
 class Connectors:
-    """The connectors on one Kafka Connect. Every method raises ConnectError."""
+    """The connectors on one Kafka Connect, which is waited for so many seconds. Every method raises ConnectError."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, seconds: float = ANSWER_SECONDS) -> None:
         if settings.connect_url is None:
             raise ConnectError(
                 "No Kafka Connect is set: run `scopehouse up --with connect`, or set SCOPEHOUSE_CONNECT_URL."
             )
         self._url = settings.connect_url.rstrip("/")
+        self._seconds = seconds
 
     def apply(self, name: str) -> bool:
         """Make a connector what the repository says, where it is not; whether anything was changed."""
@@ -104,7 +105,7 @@ class Connectors:
     def begin_anew(self, name: str, while_stopped: Callable[[], None]) -> None:
         """Stop a connector, let it forget how far it came, and start it again: it begins with a snapshot."""
         self._ask("PUT", f"/connectors/{name}/stop")
-        deadline = time.monotonic() + ANSWER_SECONDS
+        deadline = time.monotonic() + self._seconds
         while (state := self.state(name)) is not None and state.states != ("STOPPED",):
             if time.monotonic() > deadline:
                 raise ConnectError(f"Connector {name} does not stop: see Kafka Connect's log.")
@@ -115,11 +116,11 @@ class Connectors:
 
     def _ask(self, method: str, path: str, body: Any = None, may_lack: bool = False) -> Any:
         """The answer's JSON; None for one without content, or a 404 where that `may_lack`."""
-        deadline = time.monotonic() + ANSWER_SECONDS
+        deadline = time.monotonic() + self._seconds
         while True:
             try:
                 # Without a proxy: it stands beside us.
-                with httpx.Client(trust_env=False, timeout=ANSWER_SECONDS) as client:
+                with httpx.Client(trust_env=False, timeout=self._seconds) as client:
                     answer = client.request(method, self._url + path, json=body)
             except httpx.HTTPError as error:
                 raise ConnectError(

@@ -9,6 +9,9 @@ from ingest.capture.slots import CaptureGapError, SlotStatus, refuse_gap, slot_s
 from services.errors import MendableError
 from services.settings import Settings
 
+# What does not answer within so many seconds is shown as away.
+ANSWER_SECONDS = 3.0
+
 
 @dataclass(frozen=True, slots=True)
 class CaptureStatus:
@@ -31,7 +34,7 @@ def capture_status(settings: Settings) -> list[CaptureStatus]:
 def _status(settings: Settings, name: str) -> CaptureStatus:
     why: list[str] = []
     state, slot, word = None, None, None
-    connectors = Connectors(settings)
+    connectors = Connectors(settings, ANSWER_SECONDS)
     try:
         slot = slot_status(settings, name)
     except MendableError as error:

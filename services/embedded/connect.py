@@ -42,6 +42,10 @@ SETTINGS = {
     "config.providers.env.class": "org.apache.kafka.common.config.provider.EnvVarConfigProvider",
     "exactly.once.source.support": "enabled",
     "plugin.discovery": "service_load",
+    # One worker: when it was killed there is no other that its tasks could be left with, so nothing is waited for.
+    "scheduled.rebalance.max.delay.ms": "0",
+    "session.timeout.ms": "6000",
+    "heartbeat.interval.ms": "2000",
 }
 
 
