@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -107,10 +107,13 @@ class DebeziumDecoder:
             reason = ("UnknownSchema", f"The registry knows no schema {schema_id}.")
             return self._nothing([Rejection(index, *reason, schema_id) for index in indices])
         except (SchemaParseException, _MisfitError, ValueError) as error:
-            reason = ("IncompatibleSchema", f"Schema {schema_id} does not fit the contract: {error}.")
-            return self._nothing([Rejection(index, *reason, schema_id) for index in indices])
+            return self._misfit(schema_id, indices, error)
         bodies = [(values[index] or b"")[_HEADER_BYTES:] for index in indices]
-        rows, places, bad = writer.decode(bodies)
+        try:
+            rows, places, bad = writer.decode(bodies)
+        except (pa.ArrowException, TypeError) as error:
+            # The row before and the row after are not of one type.
+            return self._misfit(schema_id, indices, error)
         conformed = conform(rows, self._contract)
         for rejection in conformed.rejections:
             bad[places[rejection.index]] = (rejection.error_class, rejection.error)
@@ -121,6 +124,10 @@ class DebeziumDecoder:
             rejections=[Rejection(indices[place], *reason, schema_id) for place, reason in sorted(bad.items())],
             mended_values=conformed.mended_values,
         )
+
+    def _misfit(self, schema_id: int, indices: list[int], error: Exception) -> Decoded:
+        reason = ("IncompatibleSchema", f"Schema {schema_id} does not fit the contract: {error}.")
+        return self._nothing([Rejection(index, *reason, schema_id) for index in indices])
 
     def _writer(self, schema_id: int) -> _Writer:
         if schema_id not in self._writers:
@@ -142,6 +149,7 @@ class _Writer:
 
     def __init__(self, text: str, contract: Contract) -> None:
         document = json.loads(text)
+        self._schema = fastavro.parse_schema(document)
         self._fields = [field for field in contract.fields if field not in CHANGE_FIELDS]
         comes_as = _row_types(document)
         for field in self._fields:
@@ -150,7 +158,6 @@ class _Writer:
         row = pa.struct(wanted)
         self._arrow_schema = pa.schema([("before", row), ("after", row), ("source", _SOURCE), ("op", pa.string())])
         self._text = text
-        self._schema = fastavro.parse_schema(document)
         # On other types pyruhvro panics, also in a field that nobody wants.
         self._is_columnar = not any(word in text for word in ('"bytes"', '"fixed"', '"map"', '"logicalType"'))
 
@@ -210,21 +217,28 @@ class _Writer:
         return pa.RecordBatch.from_pylist(records, schema=self._arrow_schema), places, bad
 
 
-def _row_types(envelope: Mapping[str, Any]) -> dict[str, str]:
+def _row_types(envelope: Any) -> dict[str, str]:
     """By each column of the source table, what its values come as.
 
     Raises:
         _MisfitError: the schema is no change record's.
     """
-    fields = {field["name"]: _without_null(field["type"]) for field in envelope.get("fields", [])}
+    fields = _field_types(envelope)
     rows = [fields.get("before"), fields.get("after")]
-    source = fields.get("source")
-    # The image's type is written down where it is first used; after that it goes by its name.
-    row = next((each for each in rows if isinstance(each, dict) and each.get("type") == "record"), None)
-    source_fields = {field["name"] for field in source["fields"]} if isinstance(source, dict) else set()
-    if row is None or None in rows or fields.get("op") != "string" or not {"lsn", "ts_us"} <= source_fields:
+    source = _field_types(fields.get("source"))
+    # The row's type is written down where it is first used; after that it goes by its name.
+    row = next((each for each in rows if isinstance(each, dict)), None)
+    lsn_and_time = {_type_name(source.get(name)) for name in ("lsn", "ts_us")}
+    if row is None or None in rows or fields.get("op") != "string" or lsn_and_time != {"long"}:
         raise _MisfitError("it is no change record of Debezium's, with before, after, op, source.lsn and source.ts_us")
-    return {field["name"]: _type_name(_without_null(field["type"])) for field in row["fields"]}
+    return {name: _type_name(avro_type) for name, avro_type in _field_types(row).items()}
+
+
+def _field_types(record: Any) -> dict[str, Any]:
+    """A record's fields' types, without null; none of what is no record."""
+    if not isinstance(record, dict) or record.get("type") != "record":
+        return {}
+    return {field["name"]: _without_null(field["type"]) for field in record["fields"]}
 
 
 def _type_name(avro_type: Any) -> str:
