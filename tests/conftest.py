@@ -17,6 +17,7 @@ class _ByServers(LoadScopeScheduling):  # type: ignore[misc]
         return rest[0] if level == "integration" or rest[0] == "superset" else file
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     # Not `--dist loadgroup`: with this pytest it passes over the groups, and says nothing.
     return _ByServers(config, log)
