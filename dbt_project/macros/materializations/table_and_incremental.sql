@@ -80,6 +80,13 @@
 {% endmacro %}
 
 
+{# Before what shuts readers out: whoever waits for it keeps those out that come after, so it does not wait for long, and
+   the model fails instead. Not for the whole model, whose advisory locks are waited for as long as another run takes. #}
+{% macro give_way() %}
+    {% do query("set local lock_timeout = '800ms'") %}
+{% endmacro %}
+
+
 {# Make the table if it is missing (or its columns changed, in a full refresh). Looks into the catalogue and not into
    dbt's cache: another run may have made it while this one waited for the lock. Returns whether it is new. #}
 {% macro ensure_table(relation, sql) %}
@@ -96,7 +103,9 @@
                 ~ '+`, which makes it anew (what others built on it is dropped).'
             ) %}
         {% endif %}
+        {% do give_way() %}
         {% do query('drop ' ~ ('view ' if kind[0][0] == 'v' else 'table ') ~ relation ~ ' cascade') %}
+        {% do query('set local lock_timeout = 0') %}
     {% endif %}
     {% if config.get('contract').enforced %}
         {% do query('create table ' ~ relation ~ ' ' ~ get_table_columns_and_constraints()) %}

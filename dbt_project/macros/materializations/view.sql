@@ -14,7 +14,11 @@
     {% if kind | length > 0 and kind[0][0] == 'v' %}
         {% set change = view_change(target_relation, sql) %}
     {% elif kind | length > 0 %}
+        {% do give_way() %}
         {% do query('drop table ' ~ target_relation ~ ' cascade') %}
+    {% endif %}
+    {% if change != 'none' %}
+        {% do give_way() %}
     {% endif %}
     {% if change == 'drop' %}
         {% do query('drop view ' ~ target_relation ~ ' cascade') %}
@@ -28,6 +32,7 @@
             )
         {% endcall %}
     {% endif %}
+    {% do query('set local lock_timeout = 0') %}
     {{ return(finish(target_relation)) }}
 {% endmaterialization %}
 

@@ -15,12 +15,12 @@ TABLES = (f"mobility.{TRIPS}", "mobility.dim_bike_model", "reference.emission_fa
 
 
 class Reader(threading.Thread):
-    """Reads on and on as the dashboards' role, and never waits for a lock."""
+    """Reads on and on as the dashboards' role, and waits for a lock no longer than `wait`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, wait: str) -> None:
         super().__init__(daemon=True)
         self.connection = psycopg.connect(url, autocommit=True)
-        self.connection.execute("set lock_timeout = '20ms'")
+        self.connection.execute(f"set lock_timeout = '{wait}'")
         self.stopping = threading.Event()
         self.seen: dict[str, set[int]] = {table: set() for table in TABLES}
         self.reads = 0
@@ -49,8 +49,8 @@ def dashboard(warehouse: Warehouse, database: dict[str, str]) -> Iterator[str]:
 
 
 @contextmanager
-def reading(url: str) -> Iterator[Reader]:
-    reader = Reader(url)
+def reading(url: str, wait: str = "20ms") -> Iterator[Reader]:
+    reader = Reader(url, wait)
     reader.start()
     yield reader
     reader.stopping.set()
@@ -80,6 +80,26 @@ def test_an_older_snapshot_still_shows_the_rows_it_began_with(warehouse: Warehou
         warehouse.dbt.run(CONTENTS, MEASUREMENTS, TRIPS, "dim_bike_model", full_refresh=True)
         assert connection.execute("select count(*) from mobility.fct_trip_emissions").fetchone() == before == (30,)
         assert connection.execute("select count(*) from mobility.dim_bike_model").fetchone() == (3,)
+
+
+def test_a_reader_who_keeps_its_transaction_open_holds_up_neither_a_rebuild_nor_other_readers(
+    warehouse: Warehouse, own_project: Dbt, dashboard: str
+) -> None:
+    with psycopg.connect(dashboard) as open_reader:
+        for table in TABLES:
+            open_reader.execute(f"select count(*) from {table}")  # its locks stay to the end of its transaction
+        with reading(dashboard, wait="1s") as reader:
+            warehouse.dbt("run", "--exclude", "tag:ml")
+            warehouse.dbt.run(CONTENTS, MEASUREMENTS, TRIPS, "dim_bike_model", full_refresh=True)
+            # A changed column takes a lock that shuts readers out: that model gives way.
+            model = own_project.project / "models/marts/mobility/dim_bike_model"
+            sql, properties = model.with_suffix(".sql"), model.with_suffix(".yml")
+            sql.write_text(sql.read_text().replace(" as is_current", " as is_current,\n        1 as added"))
+            column = "      - {name: added, description: Added by a test., data_type: integer}\n"
+            properties.write_text(properties.read_text() + column)
+            outcome = own_project.attempt("run", "--full-refresh", "--select", "dim_bike_model")
+        assert "lock timeout" in outcome.result[0].message
+    assert reader.seen["mobility.dim_bike_model"] == {3}
 
 
 def test_grants_and_policies_stay(warehouse: Warehouse, dashboard: str) -> None:

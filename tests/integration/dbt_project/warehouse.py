@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from dbt.artifacts.schemas.results import ExecutionResult
 from dbt.cli.main import dbtRunner
 from dbt.contracts.graph.manifest import Manifest
 
@@ -51,7 +52,10 @@ class Dbt:
             *("--project-dir", str(self.project), "--profiles-dir", str(self.project)),
             *("--target-path", str(self.target)),
         ]
-        return dbtRunner(manifest=None if variables else self.manifest).invoke(arguments)
+        outcome = dbtRunner(manifest=None if variables else self.manifest).invoke(arguments)
+        if isinstance(outcome.result, ExecutionResult):  # the project's own hook at the end of a run is no node of it
+            outcome.result.results = [each for each in outcome.result if each.node.resource_type != "operation"]
+        return outcome
 
     def run(self, *models: str, full_refresh: bool = False) -> dict[str, str]:
         """`dbt run` of just these models, in order of dependence."""
