@@ -9,7 +9,7 @@ export DAGSTER_DISABLE_TELEMETRY := yes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration test-e2e test-faults bench-sink bench-mobility lint format docs contracts lock ui up down clean
+.PHONY: help setup demo test test-unit test-integration test-e2e test-faults bench-sink bench-mobility lint format docs contracts dashboards superset-import superset-export lock ui up down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -70,6 +70,7 @@ lint: $(SETUP) ## Format, lint, types, imports, SQL, contracts, dbt parse
 	mypy
 	lint-imports
 	python -m ingest.contracts.generate --check
+	python -m services.superset.from_dbt --check
 	sqlfluff lint --disable-progress-bar dbt_project
 	dbt --quiet --warn-error parse --project-dir dbt_project --profiles-dir dbt_project
 	hadolint services/docker/Dockerfile
@@ -88,6 +89,15 @@ docs: $(SETUP) ## Build the docs, dbt's beside them, into site/; fails on a link
 
 contracts: $(SETUP) ## Write what is generated from ingest/contracts
 	python -m ingest.contracts.generate
+
+dashboards: $(SETUP) ## Write the datasets and exposures that come from the dbt project
+	python -m services.superset.from_dbt
+
+superset-import: $(SETUP) ## Make the running Superset's dashboards equal the files in git
+	scopehouse superset import
+
+superset-export: $(SETUP) ## Write the running Superset's certified dashboards to the files in git
+	scopehouse superset export
 
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 lock: $(UV) ## Resolve the locks anew (development first: the linters are the choosier ones)

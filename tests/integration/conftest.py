@@ -12,7 +12,7 @@ import pytest
 from services.embedded import stack as embedded
 from services.settings import Settings, read_settings, settings
 
-PORTS = ("POSTGRES", "KAFKA", "KAFKA_CONTROLLER", "REGISTRY", "REGISTRY_MANAGEMENT", "CONNECT")
+PORTS = ("POSTGRES", "KAFKA", "KAFKA_CONTROLLER", "REGISTRY", "REGISTRY_MANAGEMENT", "CONNECT", "SUPERSET")
 CONNECTIONS = (
     "DATABASE_URL",
     "SCOPEHOUSE_MIGRATE_DATABASE_URL",
