@@ -9,7 +9,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 
 class _ByServers(LoadScopeScheduling):  # type: ignore[misc]
-    """Keeps a folder of integration tests, which share servers, and Superset's, in one process; other tests go by their file."""
+    """Keeps a folder of integration tests, or Superset's, which share servers, in one process; others go by file."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
