@@ -9,10 +9,12 @@ with expected as (
     group by event_id
 ),
 
+-- What the sink has set aside is no event here.
 measurements as (
     select event_id from {{ ref('fct_trip_emissions') }}
     union all
     select event_id from {{ ref('rejected_measurements') }}
+    where event_at is not null
 ),
 
 found as (

@@ -74,6 +74,24 @@ def test_a_length_that_is_negative_or_no_number_is_rejected(warehouse: Warehouse
     assert reasons(warehouse) == {1: "impossible_km"}
 
 
+def test_an_event_that_the_sink_set_aside_for_a_nan_is_among_the_rejected_until_it_is_replayed(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.owner.execute(
+        "insert into ingest.dead_letters (topic, partition, \"offset\", key, error_class, error) values"
+        " ('tracking_events', 1, 8, '77', 'NotFinite', 'measurement_list holds NaN'),"
+        " ('tracking_events', 1, 9, '78', 'Undecodable', 'no Avro'),"
+        " ('tracking_events', 1, 10, '\\xff', 'NotFinite', 'measurement_list holds NaN')"
+    )
+    try:
+        found = "select event_id, rejection_reason, source_offset from mobility.rejected_measurements order by 3"
+        assert warehouse.rows(found) == [(77, "impossible_km", 8), (None, "impossible_km", 10)]
+        warehouse.owner.execute("update ingest.dead_letters set replayed_at = now()")
+        assert warehouse.rows(found) == []
+    finally:
+        warehouse.owner.execute("delete from ingest.dead_letters")
+
+
 def test_a_time_more_than_a_day_after_it_was_sent_is_rejected(warehouse: Warehouse) -> None:
     warehouse.append([(1, 0, 0, NOW + DAY, [measurement()]), (2, 0, 1, NOW + DAY + 1, [measurement()])], sent_at=NOW)
     warehouse.dbt.run(CONTENTS, MEASUREMENTS)

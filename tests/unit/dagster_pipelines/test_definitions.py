@@ -32,6 +32,7 @@ GROUPS = {
         "raw/climatiq_releases",
         "ingest/api_calls",
         "staging/stg_adventure__bike_model_changes",
+        "staging/stg_tracking__dead_letters",
         "staging/stg_tracking__events",
         "staging/stg_climatiq__estimates",
         "staging/stg_climatiq__releases",

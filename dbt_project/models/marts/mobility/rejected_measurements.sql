@@ -2,7 +2,11 @@ with measurements as (
     select * from {{ ref('int_mobility__measurements') }}
 ),
 
-final as (
+dead_letters as (
+    select * from {{ ref('stg_tracking__dead_letters') }}
+),
+
+rejected as (
     select
         measurement_key as rejected_measurement_key,
         event_id,
@@ -25,6 +29,32 @@ final as (
         source_offset
     from measurements
     where rejection_reason is not null
+),
+
+-- JSON, which raw holds measurements in, knows neither NaN nor infinity: the sink keeps such an event whole.
+not_finite as (
+    select
+        {{ surrogate_key(['source_topic', 'source_partition', 'source_offset']) }} as rejected_measurement_key,
+        event_id,
+        null::bigint as customer_id,
+        null::int as vehicle_id,
+        null::int as bike_model_id,
+        null::timestamptz as event_at,
+        null::float8 as journey_km,
+        null::float8 as total_km,
+        'impossible_km' as rejection_reason,
+        error as rejection_detail,
+        source_topic,
+        source_partition,
+        source_offset
+    from dead_letters
+    where error_class = 'NotFinite'
+),
+
+final as (
+    select * from rejected
+    union all
+    select * from not_finite
 )
 
 select * from final
