@@ -9,7 +9,7 @@ export DAGSTER_DISABLE_TELEMETRY := yes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration test-e2e test-faults bench-sink bench-mobility lint format docs contracts dashboards superset-import superset-export lock ui up down clean
+.PHONY: help setup demo test test-unit test-integration test-e2e test-faults bench-sink bench-mobility lint format docs contracts dashboards superset-import superset-export docs-pictures lock ui up down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -98,6 +98,9 @@ superset-import: $(SETUP) ## Make the running Superset's dashboards equal the fi
 
 superset-export: $(SETUP) ## Write the running Superset's certified dashboards to the files in git
 	scopehouse superset export
+
+docs-pictures: $(SETUP) ## Take the dashboards' pictures from the running Superset, by Debian's Chromium
+	python -m docs.pictures
 
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 lock: $(UV) ## Resolve the locks anew (development first: the linters are the choosier ones)

@@ -49,9 +49,9 @@ class Superset(Server):
         self._do("prepare", why="Superset's metadata can't be made")
         done.write_text(now)
 
-    def import_files(self) -> None:
-        """Make its dashboards equal the files in git. Raises ServerError."""
-        self._do("import", why="The dashboards can't be imported")
+    def import_files(self, folder: Path = ASSETS) -> None:
+        """Make its dashboards equal the files in `folder`. Raises ServerError."""
+        self._do("import", str(folder), why="The dashboards can't be imported")
 
     def export_files(self, folder: Path = ASSETS) -> None:
         """Write its certified dashboards as files. Raises ServerError."""

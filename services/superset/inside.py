@@ -1,4 +1,4 @@
-"""What is done with Superset's own Python: `python -m services.superset.inside prepare | import | export FOLDER`.
+"""What Superset's own Python does: `python -m services.superset.inside prepare`, `import FOLDER` or `export FOLDER`.
 
 prepare brings the metadata's schema, the roles and the administrator up to date and then imports; import makes
 Superset's dashboards equal the files; export writes what git is to hold into a folder.
@@ -48,7 +48,7 @@ def prepare() -> None:
     import_files()
 
 
-def import_files() -> None:
+def import_files(folder: Path = files.ASSETS) -> None:
     """Make databases, datasets, charts and dashboards as the files say, in one transaction; remove what was theirs.
 
     What users made themselves is left alone, unless they certified it in our name.
@@ -62,7 +62,7 @@ def import_files() -> None:
     from superset.utils import json
 
     g.user = appbuilder.sm.find_user(username="admin")
-    wanted = files.read()
+    wanted = files.read(folder)
     ImportAssetsCommand(files.bundle(wanted)).run()
     for model, kind in ((Dashboard, "dashboards"), (Slice, "charts")):
         known = files.uuids_of(wanted, kind)
@@ -132,8 +132,8 @@ def main(words: list[str]) -> None:
         match words:
             case ["prepare"]:
                 prepare()
-            case ["import"]:
-                import_files()
+            case ["import", folder]:
+                import_files(Path(folder))
             case ["export", folder]:
                 export(Path(folder))
             case _:

@@ -5,7 +5,6 @@ A variable NAME may be given as NAME_FILE, a file that holds the value.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,6 @@ def _address(url: str) -> URL:
 
 _HOME = Path(os.environ["SUPERSET_HOME"])
 _WAREHOUSE = _address(_told("SCOPEHOUSE_BI_DATABASE_URL"))
-# Superset's role for a data scope, and the address with that scope's own Postgres login.
-_SCOPES = {
-    f"Scope {name}": _address(url) for name, url in json.loads(_told("SCOPEHOUSE_BI_SCOPE_DATABASE_URLS", "{}")).items()
-}
 
 APP_NAME = "Scopehouse"
 SECRET_KEY = _told("SUPERSET_SECRET_KEY")
@@ -56,7 +51,6 @@ TALISMAN_CONFIG = {
 FEATURE_FLAGS = {
     # Two readers may see different rows of one table: what one was shown is not for the other.
     "CACHE_QUERY_BY_USER": True,
-    "DASHBOARD_RBAC": False,
 }
 
 # Answers are kept for a minute: the warehouse moves all the time.
@@ -77,20 +71,8 @@ LANGUAGES: dict[str, dict[str, str]] = {}
 
 
 def DB_CONNECTION_MUTATOR(  # noqa: N802 - Superset's name
-    _uri: URL, params: dict[str, Any], username: str | None, security_manager: Any, _source: Any
+    _uri: URL, params: dict[str, Any], _username: str | None, _security_manager: Any, _source: Any
 ) -> tuple[URL, dict[str, Any]]:
-    """Which Postgres login a user's queries run as. What the database's entry in Superset says counts for nothing, so
-    that there is no password in it and nobody can change where it leads.
-
-    A user with a role `Scope NAME` reads as that scope's login, whose rows Postgres alone decides on; one with two such
-    roles, or with one that has no login, reads nothing.
-    """
-    user = security_manager.find_user(username) if username else None
-    if user is None:
-        raise PermissionError("nobody is signed in")
-    scopes = [role.name for role in user.roles if role.name.startswith("Scope ")]
-    if not scopes:
-        return _WAREHOUSE, params
-    if len(scopes) > 1 or scopes[0] not in _SCOPES:
-        raise PermissionError(f"{username} has the roles {', '.join(scopes)}: one with a login is wanted")
-    return _SCOPES[scopes[0]], params
+    """Which Postgres login queries run as. What the database's entry in Superset says counts for nothing, so that there
+    is no password in it and nobody can change where it leads."""
+    return _WAREHOUSE, params
