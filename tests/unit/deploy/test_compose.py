@@ -156,3 +156,11 @@ def test_the_build_is_given_every_room_of_the_house() -> None:
 def test_what_must_outlive_a_container_is_in_a_volume(compose: Stack, name: str) -> None:
     mounts = [mount for service in compose["services"].values() for mount in service.get("volumes", [])]
     assert name in {mount["source"] for mount in mounts if mount["type"] == "volume"}
+
+
+def test_connect_has_every_variable_that_a_connector_names(compose: Stack) -> None:
+    connectors = "".join(file.read_text() for file in (PROJECT_ROOT / "services/connect").glob("*.json"))
+    named = set(re.findall(r"\$\{env:(\w+)\}", connectors))
+    service = compose["services"]["connect"]
+    assert named == (service["environment"].keys() | {"ADVENTURE_PASSWORD"}) - {"KAFKA_HEAP_OPTS"}
+    assert 'ADVENTURE_PASSWORD="$' in service["command"][-1]
