@@ -184,7 +184,8 @@ class Warehouse:
         if not outcome.success:
             said = [f"{each.node.name}: {each.message}" for each in outcome.result or () if each.status == "error"]
             raise RuntimeError(f"dbt {words[0]} failed: {said or outcome.exception}")
-        messages = {each.node.name: str(each.message) for each in outcome.result}
+        models = [each for each in outcome.result if each.node.resource_type == "model"]
+        messages = {each.node.name: str(each.message) for each in models}
         return Run(seconds, {name: spent[name] for name in messages}, messages)
 
     def run_incremental(self) -> Run:
