@@ -114,6 +114,8 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
             await_capture(own)
             yield Company(own)
         finally:
+            # Its data is thrown away: its leave-taking is not waited for.
+            embedded.kill(before, "connect")
             embedded.down(before)
 
 
