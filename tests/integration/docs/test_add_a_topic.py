@@ -34,7 +34,13 @@ def copy(tmp_path: Path) -> Path:
         shutil.copytree(PROJECT_ROOT / room, folder / room, ignore=NOT_COPIED)
     for file in FILES:
         shutil.copy2(PROJECT_ROOT / file, folder)
-    (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
+    environment = folder / ".venv"
+    environment.mkdir()
+    for entry in Path(sys.prefix).iterdir():
+        (environment / entry.name).symlink_to(entry)
+    # Newer than what it is made from, and a file of its own: else `make` here would install the copy for everybody.
+    (environment / ".installed").unlink(missing_ok=True)
+    (environment / ".installed").touch()
     return folder
 
 
