@@ -30,6 +30,9 @@ ROLES = {
     "dagster": "login",
     "superset": "login",
 }
+# Every login that reads the rows of some customers only is a member (services.scopes makes them): policies and grants
+# are this group's.
+SCOPED = "scopehouse_scoped"
 # Each database's owner. The warehouse is open to every scopehouse_* role, the company's to change capture, the others
 # to their owner alone.
 DATABASES = {
@@ -60,6 +63,8 @@ def make_roles(connection: psycopg.Connection, passwords: Mapping[str, str]) -> 
     if "scopehouse_bi" in roles:
         connection.execute("alter role scopehouse_bi set default_transaction_read_only = on")
         connection.execute("alter role scopehouse_bi set statement_timeout = '30s'")
+    if "scopehouse_migrate" in roles:
+        _make_scoped_group(connection)
     known = {name for (name,) in connection.execute("select datname from pg_database")}
     for database, owner in DATABASES.items():
         if owner in roles:
@@ -112,6 +117,16 @@ def _make_role(connection: psycopg.Connection, role: str, password: str) -> None
             sql.SQL(ROLES[role]),
             sql.Literal(verifier.decode()),
         )
+    )
+
+
+def _make_scoped_group(connection: psycopg.Connection) -> None:
+    group = sql.Identifier(SCOPED)
+    if connection.execute("select from pg_roles where rolname = %s", [SCOPED]).fetchone() is None:
+        connection.execute(sql.SQL("create role {} nologin").format(group))
+    # Migration adds members to it, and can't be it.
+    connection.execute(
+        sql.SQL("grant {} to scopehouse_migrate with admin true, inherit false, set false").format(group)
     )
 
 

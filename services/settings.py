@@ -47,6 +47,12 @@ class Settings(BaseSettings):
         description="a folder of files: one named as a setting holds its value, one named as a login its password",
     )
 
+    scopes_dir: Path | None = Field(
+        None,
+        alias="SCOPEHOUSE_SCOPES_DIR",
+        description="passwords of data scopes' logins, one file each; Superset reads it too; none: in the state folder",
+    )
+
     # Where the warehouse, the broker and the registry are. One URL does for every role; a role's own URL wins.
     database_url: SecretStr | None = Field(None, alias="DATABASE_URL", description="scopehouse_transform's")
     admin_database_url: SecretStr | None = Field(

@@ -36,6 +36,15 @@ from (values
     ('grant usage on schema reference, mobility, fleet, energy, countries, sensors, ml, operations to %I')
 ) as grants (statement);
 
+-- Readers of some customers' rows: grants on marts are given by dbt with the policy, table by table.
+select pg_temp.grant_if('scopehouse_scoped', statement)
+from (values
+    (format('grant connect on database %I to %%I', current_database())),
+    ('grant usage on schema access, mobility to %I'),
+    ('grant select on access.scopes to %I')
+) as grants (statement);
+select pg_temp.grant_if('scopehouse_transform', 'grant usage on schema access to %I');
+
 -- What dbt and ml make from now on can be read by dashboards.
 do $$
 declare

@@ -15,6 +15,24 @@ create schema if not exists sensors;
 create schema if not exists ml;
 create schema if not exists operations;
 
+-- Which customers' rows a login of its own scope sees (`scopehouse scopes`): what the policies on marts ask.
+create schema if not exists access;
+create table if not exists access.scopes (
+    login text not null,
+    first_customer_id bigint not null,
+    last_customer_id bigint not null,
+    primary key (login, first_customer_id),
+    check (first_customer_id <= last_customer_id)
+);
+do $$
+begin
+    if not exists (select from pg_policy where polrelid = 'access.scopes'::regclass and polname = 'own_scope') then
+        create policy own_scope on access.scopes using (login = current_user);
+        alter table access.scopes enable row level security;
+    end if;
+end
+$$;
+
 -- What raw holds: every offset below next_offset, of the topic with this id. Moved in the transaction that adds the
 -- rows. A partition's replay log (replayed dead letters) is the row with partition -1 - partition.
 create table if not exists ingest.offsets (

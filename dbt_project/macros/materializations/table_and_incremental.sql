@@ -212,6 +212,7 @@
 {# Statistics and comments take a lock that makes autovacuum and us wait for each other: only when there is need. #}
 {% macro finish(relation, needs_analyze=false) %}
     {% do apply_grants(relation, config.get('grants'), should_revoke=true) %}
+    {% do keep_scopes_apart(relation) %}
     {% if docs_changed(relation) %}
         {% do persist_docs(relation, model) %}
     {% endif %}
