@@ -17,6 +17,7 @@ from scopehouse.commands import (
     ingest,
     produce,
     roles,
+    scopes,
     servers,
     superset,
 )
@@ -40,6 +41,7 @@ dead_letters.mount(app)
 climatiq.mount(app)
 explain.mount(app)
 roles.mount(app)
+scopes.mount(app)
 capture.mount(app)
 superset.mount(app)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
+from services import scopes
 from services.embedded import passwords
 from services.embedded.server import Launch, Server, ServerError
 from services.roles import DATABASE
@@ -57,6 +58,10 @@ class Superset(Server):
         """Write its certified dashboards as files. Raises ServerError."""
         self._do("export", str(folder), why="The dashboards can't be exported")
 
+    def make_scope_role(self, scope: str) -> None:
+        """Make the role whose users read as the scope's login. Raises ServerError."""
+        self._do("scope", scope, why="The scope's role can't be made")
+
     def launch(self) -> Launch:
         """Gunicorn, two workers: a page asks for a dozen charts at once."""
         options = ("--bind", f"127.0.0.1:{self.port}", "--workers", "2", "--threads", "6", "--timeout", "120")
@@ -90,6 +95,7 @@ class Superset(Server):
             "SUPERSET_SECRET_KEY": secrets["superset_secret_key"],
             "SUPERSET_ADMIN_PASSWORD": secrets["superset_admin"],
             "SCOPEHOUSE_BI_DATABASE_URL": address("scopehouse_bi", DATABASE),
+            "SCOPEHOUSE_SCOPES_DIR": str(scopes.folder(self.settings)),
             "SCARF_ANALYTICS": "false",
             "PYTHONPATH": str(PROJECT_ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",

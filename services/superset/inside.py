@@ -1,7 +1,9 @@
-"""What Superset's own Python does: `python -m services.superset.inside prepare`, `import FOLDER` or `export FOLDER`.
+"""What Superset's own Python does: `python -m services.superset.inside prepare`, `import FOLDER`, `export FOLDER` or
+`scope NAME`.
 
 prepare brings the metadata's schema, the roles and the administrator up to date and then imports; import makes
-Superset's dashboards equal the files; export writes what git is to hold into a folder.
+Superset's dashboards equal the files; export writes what git is to hold into a folder; scope
+makes the role whose users read as a data scope's login.
 """
 
 from __future__ import annotations
@@ -97,6 +99,13 @@ def export(folder: Path) -> None:
             (folder / path).unlink()
 
 
+def make_scope_role(name: str) -> None:
+    """A role without permissions: superset_config picks the login by its name."""
+    from superset.extensions import appbuilder
+
+    appbuilder.sm.add_role(f"Scope {name}")
+
+
 def _make_roles(manager: Any) -> None:
     """Analyst reads, Editor makes charts and dashboards and asks SQL Lab; the administrator's is Superset's Admin."""
     gamma = manager.find_role("Gamma").permissions
@@ -136,6 +145,8 @@ def main(words: list[str]) -> None:
                 import_files(Path(folder))
             case ["export", folder]:
                 export(Path(folder))
+            case ["scope", name]:
+                make_scope_role(name)
             case _:
                 sys.exit(__doc__)
 

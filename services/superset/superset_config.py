@@ -9,7 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from flask import g
 from sqlalchemy.engine.url import URL, make_url
+from superset.security import SupersetSecurityManager
 
 
 def _told(name: str, default: str | None = None) -> str:
@@ -60,7 +62,8 @@ DATA_CACHE_CONFIG = {
     "CACHE_DEFAULT_TIMEOUT": 60,
     "CACHE_KEY_PREFIX": "data_",
 }
-CACHE_CONFIG = {**DATA_CACHE_CONFIG, "CACHE_KEY_PREFIX": "superset_"}
+# Whole responses of older charts would be kept here by their address, for whoever asks next.
+CACHE_CONFIG = {"CACHE_TYPE": "NullCache"}
 
 SQL_MAX_ROW = 10_000
 ROW_LIMIT = 10_000
@@ -70,9 +73,38 @@ SUPERSET_WEBSERVER_TIMEOUT = 60
 LANGUAGES: dict[str, dict[str, str]] = {}
 
 
+def _login_of_user(manager: Any) -> tuple[str | None, str | None]:
+    """The Postgres login of the user's data scope and its password; None for who sees all rows.
+
+    A scope is a role `Scope NAME`: only an administrator gives roles. Whatever is in doubt reads nothing.
+    """
+    if getattr(g, "user", None) is None:
+        raise PermissionError("Nobody is signed in.")
+    scopes = {role.name for role in manager.get_user_roles(g.user) if role.name.startswith("Scope ")}
+    if not scopes:
+        return None, None
+    if len(scopes) > 1:
+        raise PermissionError(f"{', '.join(sorted(scopes))}: a user reads by one scope; take the other roles away.")
+    (scope,) = scopes
+    login = f"scopehouse_bi_{scope.removeprefix('Scope ')}"
+    file = Path(os.environ.get("SCOPEHOUSE_SCOPES_DIR", "")) / login
+    if not (os.environ.get("SCOPEHOUSE_SCOPES_DIR") and file.is_file()):
+        raise PermissionError(f"{scope} is no scope of the warehouse: see `scopehouse scopes add`.")
+    return login, file.read_text().strip()
+
+
 def DB_CONNECTION_MUTATOR(  # noqa: N802 - Superset's name
-    _uri: URL, params: dict[str, Any], _username: str | None, _security_manager: Any, _source: Any
+    _uri: URL, params: dict[str, Any], _username: str | None, manager: Any, _source: Any
 ) -> tuple[URL, dict[str, Any]]:
     """Which Postgres login queries run as. What the database's entry in Superset says counts for nothing, so that there
     is no password in it and nobody can change where it leads."""
-    return _WAREHOUSE, params
+    login, password = _login_of_user(manager)
+    return _WAREHOUSE.set(username=login, password=password) if login else _WAREHOUSE, params
+
+
+class CUSTOM_SECURITY_MANAGER(SupersetSecurityManager):  # type: ignore[misc]  # noqa: N801 - Superset's name
+    """Superset's own, but no answer is kept for another login: CACHE_QUERY_BY_USER forgets older charts (maps)."""
+
+    def get_rls_cache_key(self, datasource: Any) -> list[str]:
+        """What rows of the dataset the user sees."""
+        return [*super().get_rls_cache_key(datasource), f"login {_login_of_user(self)[0]}"]
