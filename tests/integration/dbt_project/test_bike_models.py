@@ -89,6 +89,16 @@ def delete(at: float, price: float) -> BikeChange:
             id="a snapshot taken again after a change, unchanged, is no version",
         ),
         pytest.param(
+            [replace(SNAPSHOT, committed_at=9_000), update(3_000, 2)],
+            [(1, -INFINITY, 3_000), (2, 3_000, OPEN)],
+            id="a first snapshot is before what follows it in the log, though stamped later",
+        ),
+        pytest.param(
+            [replace(SNAPSHOT, committed_at=9_000), update(1_000, 2, committed_at=3_000)],
+            [(1, -INFINITY, 1_000), (2, 1_000, OPEN)],
+            id="what follows a snapshot stands, though the snapshot is stamped later",
+        ),
+        pytest.param(
             [SNAPSHOT, update(3_000, 1), update(4_000, 2)],
             [(1, -INFINITY, 4_000), (2, 4_000, OPEN)],
             id="an update of nothing is no version",

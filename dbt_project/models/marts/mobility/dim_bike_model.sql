@@ -3,7 +3,8 @@ with changes as (
 ),
 
 -- A change may stand in the log again (a connector begun anew, a replayed dead letter), so the order is that of the
--- company's database. Of several changes in one transaction the last stands.
+-- company's database: of its log, as a snapshot is stamped when it was read, be it after the updates that follow it. Of
+-- several changes in one transaction the last stands.
 transactions as (
     select distinct on (changes.bike_model_id, changes.committed_at) changes.*
     from changes
@@ -18,13 +19,15 @@ transactions as (
 lives as (
     select
         *,
+        row_number() over onward as change_number,
         max(committed_at) filter (where change_type = 'd') over earlier as previous_deleted_at,
         min(committed_at) filter (where change_type = 'd') over onward as deleted_at,
         change_type = 'r' and row_number() over onward = 1 as is_first_snapshot
     from transactions
     window
-        earlier as (partition by bike_model_id order by committed_at rows between unbounded preceding and 1 preceding),
-        onward as (partition by bike_model_id order by committed_at rows between current row and unbounded following)
+        in_order as (partition by bike_model_id order by source_lsn, committed_at),
+        earlier as (in_order rows between unbounded preceding and 1 preceding),
+        onward as (in_order rows between current row and unbounded following)
 ),
 
 -- A change holds from its modified_at on, so that a correction of the past lands in its place, though not before its
@@ -53,7 +56,7 @@ distinct_starts as (
         ) as described
     from starts
     where valid_from < coalesce(deleted_at, timestamptz '9999-12-31 00:00:00+00')
-    order by bike_model_id asc, valid_from asc, committed_at desc
+    order by bike_model_id asc, valid_from asc, change_number desc
 ),
 
 compared as (
