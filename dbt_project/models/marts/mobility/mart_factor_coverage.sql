@@ -10,15 +10,8 @@ taken_in as (
     select
         event_at,
         bike_model_id,
-        case
-            when operating_kg_co2e is null or production_kg_co2e is null then 'without_numbers'
-            else 'complete'
-        end as coverage,
-        case
-            when bike_model_key is null then 'unknown bike model'
-            when production_kg_co2e is null then 'no emission factor'
-            else 'none'
-        end as reason,
+        case when production_kg_co2e is null then 'without_numbers' else 'complete' end as coverage,
+        case when production_kg_co2e is null then 'no emission factor' else 'none' end as reason,
         event_id
     from trips
 ),
