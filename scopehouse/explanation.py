@@ -5,7 +5,6 @@ Nothing is believed: each formula is computed here once more from its inputs and
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -96,7 +95,7 @@ def unit_of(column: str) -> str:
 
 
 def explain(settings: Settings, table: str, key: str | None, event_id: int | None = None) -> Explanation:
-    """Explain the row of `table` whose key begins with `key`, or the trip of an event, or without both the latest.
+    """Explain the row of `table` with that key, or the trip of an event, or without both the latest.
 
     Raises:
         ExplainError: there is no such row, there are several, or the tables have not been built.
@@ -132,21 +131,18 @@ def _find(connection: psycopg.Connection[dict[str, Any]], key: str | None, event
         ).fetchall()
         what = "trip"
     else:
-        if not re.fullmatch("[0-9a-f]{1,32}", key):
+        if not re.fullmatch(r"-?\d+-\d+", key):
             raise ExplainError(
-                f"{key} is no key of {TABLE}: give a measurement_key, or its first characters (0-9, a-f)."
+                f"{key} is no key of {TABLE}: give a measurement_key, the event's id and the place in it (as 17-2)."
             )
-        # "g" follows every digit of a key.
         rows = connection.execute(
-            "select measurement_key from mobility.fct_trip_emissions"
-            " where measurement_key >= %s and measurement_key < %s order by 1 limit 4",
-            [key, key + "g"],
+            "select measurement_key from mobility.fct_trip_emissions where measurement_key = %s", [key]
         ).fetchall()
-        what = f"row whose key begins with {key}"
+        what = f"row with the key {key}"
     if not rows:
         raise ExplainError(f"{TABLE} has no {what}: `--latest` explains the latest trip.")
     if len(rows) > 1:
-        keys = ", ".join(row["measurement_key"][:12] for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
+        keys = ", ".join(row["measurement_key"] for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
         raise ExplainError(f"{TABLE} has more than one {what}: give one of {keys}.")
     return str(rows[0]["measurement_key"])
 
@@ -310,10 +306,7 @@ def _formula(
 
 def position_of(key: str, event_id: int, count: int) -> int | None:
     """Which of an event's `count` measurements a key is of, from 1; None where it is none of them."""
-    for position in range(1, count + 1):
-        if hashlib.md5(f"{event_id}|{position}".encode(), usedforsecurity=False).hexdigest() == key:
-            return position
-    return None
+    return next((position for position in range(1, count + 1) if key == f"{event_id}-{position}"), None)
 
 
 def problems_of(explanation: Explanation, measurement: Mapping[str, Any] | None) -> list[str]:

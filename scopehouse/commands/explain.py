@@ -22,9 +22,7 @@ def mount(app: typer.Typer) -> None:
 
 def explain(
     table: Annotated[str, typer.Argument(help="mobility.fct_trip_emissions")],
-    key: Annotated[
-        str | None, typer.Argument(help="The row's measurement_key; its first characters, if no other has them.")
-    ] = None,
+    key: Annotated[str | None, typer.Argument(help="The row's measurement_key.")] = None,
     event_id: Annotated[
         int | None, typer.Option("--event-id", help="The trip of this event, instead of a key.")
     ] = None,
@@ -38,7 +36,7 @@ def explain(
     wrote the row. Ends with 1 where something does not fit.
 
     Examples: scopehouse explain mobility.fct_trip_emissions --latest
-    scopehouse explain mobility.fct_trip_emissions 3f2a9c --json
+    scopehouse explain mobility.fct_trip_emissions 17-2 --json
     """
     from scopehouse.explanation import explain as explain_row
 

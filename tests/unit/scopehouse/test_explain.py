@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import pytest
@@ -46,8 +45,7 @@ def test_climatiqs_estimate_takes_the_place_of_price_and_factor() -> None:
 
 
 def test_a_keys_measurement_is_found_by_its_place() -> None:
-    key = hashlib.md5(b"17|2", usedforsecurity=False).hexdigest()
-    assert (position_of(key, 17, 3), position_of(key, 17, 1), position_of(key, 18, 3)) == (2, None, None)
+    assert (position_of("17-2", 17, 3), position_of("17-2", 17, 1), position_of("17-2", 18, 3)) == (2, None, None)
 
 
 @pytest.mark.parametrize(

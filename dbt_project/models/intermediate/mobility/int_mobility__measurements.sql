@@ -73,11 +73,9 @@ computed as (
 
 final as (
     select
+        -- Not a hash: new events then stand beside each other in the key's index, not on a page of their own each.
         -- A content that loses its event may be accepted later: the accepted one keeps the event's own key.
-        case
-            when is_accepted then {{ surrogate_key(['event_id', 'place']) }}
-            else {{ surrogate_key(['event_id', 'content_hash', 'place']) }}
-        end as measurement_key,
+        concat_ws('-', event_id, place, case when not is_accepted then content_hash end) as measurement_key,
         event_id,
         customer_id,
         vehicle_id,
