@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx2
 import psycopg
@@ -110,6 +110,8 @@ class Landing:
             LogChangedError: a topic was made again; nothing of the batch landed.
             REGISTRY_AWAY: the registry could not be asked, and there is no `on_waiting`.
         """
+        # All of the batch is consumed by now; the answer comes while it is decoded.
+        asked = self._same_log.ask({topic for topic, _ in batch.spans})
         waiting: dict[TopicPartition, Exception] = {}
         try:
             prepared = prepare(batch, self._topics)
@@ -131,7 +133,8 @@ class Landing:
         if batch.spans:
             for partition, span in batch.spans.items():
                 self.claims[partition] = replace(self.claims[partition], next_offset=span.end)
-            self._under_way = self._thread.submit(self._land, batch, prepared)
+            asked = {topic: asked[topic] for topic, _ in batch.spans}
+            self._under_way = self._thread.submit(self._land, batch, prepared, asked)
         return advances
 
     def _waiting(self, batch: Batch) -> dict[TopicPartition, Exception]:
@@ -158,10 +161,10 @@ class Landing:
             self._on_stopped(landed.stopped)
         return landed.advances
 
-    def _land(self, batch: Batch, prepared: list[Prepared]) -> _Landed:
+    def _land(self, batch: Batch, prepared: list[Prepared], asked: Mapping[str, Future[Any]]) -> _Landed:
         """Land a batch without the partitions that have to be left alone."""
         landed = _Landed()
-        self._same_log.confirm({topic for topic, _ in batch.spans})
+        self._same_log.confirm(asked)
         while batch.spans:
             try:
                 began = time.monotonic()

@@ -23,7 +23,10 @@ _LOOK_SECONDS = 2.0
 
 
 class SameLog:
-    """Compares topics' ids with those that were claimed. `confirm` may be called from another thread than `look`."""
+    """Compares topics' ids with those that were claimed.
+
+    `ask` and `confirm` may be called from other threads than `look`: what is asked is answered while others work.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._admin = clients.make_admin(settings)
@@ -35,14 +38,14 @@ class SameLog:
         """Take these for the right ones from now on."""
         self._expected.update({topic: topic_id for (topic, _), topic_id in topic_ids.items()})
 
-    def confirm(self, topics: Iterable[str]) -> None:
-        """Ask the broker and wait for its answer, some milliseconds.
+    def confirm(self, asked: Mapping[str, Future[Any]]) -> None:
+        """Wait for the broker's answers, which take it some milliseconds from when it was asked.
 
         Raises:
             LogChangedError: a topic was made again.
             BrokerError: the broker did not answer, or has a topic no more.
         """
-        for topic, future in self._ask(topics).items():
+        for topic, future in asked.items():
             try:
                 description = future.result(TIMEOUT_SECONDS)
             except (KafkaException, TimeoutError) as error:
@@ -66,9 +69,10 @@ class SameLog:
                         refuse_another_topic(topic, self._expected[topic], str(future.result().topic_id))
         elif self._expected and time.monotonic() > self._look_at:
             self._look_at = time.monotonic() + _LOOK_SECONDS
-            self._asked = self._ask(self._expected)
+            self._asked = self.ask(self._expected)
 
-    def _ask(self, topics: Iterable[str]) -> dict[str, Future[Any]]:
+    def ask(self, topics: Iterable[str]) -> dict[str, Future[Any]]:
+        """Ask the broker what the topics are now; its answers are for `confirm`."""
         asked: dict[str, Future[Any]] = self._admin.describe_topics(
             TopicCollection(list(topics)), request_timeout=TIMEOUT_SECONDS
         )
