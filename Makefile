@@ -38,10 +38,11 @@ down: $(SETUP) ## Stop the embedded servers
 	scopehouse down
 
 # Tests wait more than they work: two processes, each with servers of its own (about 1 GB), pay on two cores too.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
+SUPERSET := tests/e2e/superset
 
-test: lint ## Lint, then unit, integration (real servers, faults too) and end-to-end tests, in two processes
-	pytest --numprocesses $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder
+test: lint ## Lint, then unit, integration (real servers, faults too) and end-to-end tests, in three processes
+	pytest --numprocesses $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder --ignore $(SUPERSET)
 
 test-unit: $(SETUP) ## Tests that need no server
 	pytest tests/unit
@@ -49,8 +50,8 @@ test-unit: $(SETUP) ## Tests that need no server
 test-integration: $(SETUP) ## Tests against real servers, started once
 	pytest tests/integration
 
-test-e2e: $(SETUP) ## The whole path as a user runs it
-	pytest tests/e2e
+test-e2e: $(SETUP) ## Superset's dashboards on a demo's data, in Chromium; all else is in `make test`
+	pytest $(SUPERSET)
 
 FAULTS := tests/integration/faults tests/integration/operations tests/integration/sink/test_kills.py
 
