@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dagster_pipelines.dbt_invocation import invoke_dbt
 from services.errors import MendableError
 from services.settings import PROJECT_ROOT, Settings, SettingsError, postgres_environment
 
@@ -113,8 +114,6 @@ class DbtProject:
         return max(path.stat().st_mtime for path in paths if path.exists())
 
     def _invoke(self, url: str, words: list[str]) -> Any:
-        from dbt.cli.main import dbtRunner
-
         arguments = [
             *("--log-level", "none", "--log-level-file", "info"),
             *("--log-path", str(self.settings.state_dir / "logs")),
@@ -125,7 +124,7 @@ class DbtProject:
             *("--target-path", str(self.target)),
         ]
         with _connection_in_environment(url):
-            outcome = dbtRunner().invoke(arguments)
+            outcome = invoke_dbt(arguments)
         if outcome.exception is not None:
             said = " ".join(str(outcome.exception).split())
             raise DbtError(f"dbt {words[0]} failed: {said}") from outcome.exception

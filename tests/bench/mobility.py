@@ -24,10 +24,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
-from dbt.cli.main import dbtRunner
 from dbt.contracts.graph.manifest import Manifest
 from pydantic import SecretStr
 
+from dagster_pipelines.dbt_invocation import invoke_dbt
 from ingest.database.migrate import migrate
 from ingest.sources.tracking_events import TOPIC, produce_tracking_events
 from services.embedded import stack
@@ -176,7 +176,7 @@ class Warehouse:
             *("--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--target-path", str(self.target)),
         ]
         began = time.monotonic()
-        outcome = dbtRunner(manifest=self.manifest, callbacks=[listen]).invoke(arguments)
+        outcome = invoke_dbt(arguments, self.manifest, [listen])
         seconds = time.monotonic() - began
         if words[0] == "parse":
             self.manifest = outcome.result

@@ -1,7 +1,10 @@
--- In the fact or rejected: every measurement that came in is counted, and none twice.
+-- In the fact or rejected: every measurement that came in is counted, and none twice. Of an event with a length that is
+-- NaN or infinite just the event is known: it counts as one.
 with came_in as (
-    select coalesce(sum(jsonb_array_length(measurements)), 0) as measurement_count
-    from {{ ref('int_mobility__events') }}
+    select
+        (select coalesce(sum(jsonb_array_length(measurements)), 0) from {{ ref('int_mobility__events') }})
+        + (select count(*) from {{ ref('stg_tracking__dead_letters') }} where error_class = 'NotFinite')
+            as measurement_count
 ),
 
 counted as (

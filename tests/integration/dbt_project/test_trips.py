@@ -85,6 +85,9 @@ def test_an_event_that_the_sink_set_aside_for_a_nan_is_among_the_rejected_until_
     try:
         found = "select event_id, rejection_reason, source_offset from mobility.rejected_measurements order by 3"
         assert warehouse.rows(found) == [(77, "impossible_km", 8), (None, "impossible_km", 10)]
+        warehouse.dbt("build", "--select", "mart_factor_coverage")
+        counted = "select bike_model_id, reason, measurement_count, event_count from mobility.mart_factor_coverage"
+        assert warehouse.rows(counted) == [(-1, "impossible_km", 2, 1)]
         warehouse.owner.execute("update ingest.dead_letters set replayed_at = now()")
         assert warehouse.rows(found) == []
     finally:

@@ -10,9 +10,9 @@ from typing import Any
 
 import psycopg
 from dbt.artifacts.schemas.results import ExecutionResult
-from dbt.cli.main import dbtRunner
 from dbt.contracts.graph.manifest import Manifest
 
+from dagster_pipelines.dbt_invocation import invoke_dbt
 from services.settings import PROJECT_ROOT
 
 PROJECT = PROJECT_ROOT / "dbt_project"
@@ -52,7 +52,7 @@ class Dbt:
             *("--project-dir", str(self.project), "--profiles-dir", str(self.project)),
             *("--target-path", str(self.target)),
         ]
-        outcome = dbtRunner(manifest=None if variables else self.manifest).invoke(arguments)
+        outcome = invoke_dbt(arguments, None if variables else self.manifest)
         if isinstance(outcome.result, ExecutionResult):  # the project's own hook at the end of a run is no node of it
             outcome.result.results = [each for each in outcome.result if each.node.resource_type != "operation"]
         return outcome

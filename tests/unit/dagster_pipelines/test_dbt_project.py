@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from dbt.adapters.base import impl
 
 from dagster_pipelines.dbt_project import PROJECT_FOLDER, DbtError, DbtProject, NodeResult
 from services.settings import Settings, SettingsError
@@ -44,6 +45,14 @@ def test_the_manifest_follows_the_files_and_is_parsed_only_when_they_change(proj
         path.write_text(path.read_text().replace("description: ", "description: Looked at. ", 1))
         later(path)
     assert project.manifest()["nodes"][MODEL]["description"].startswith("Looked at. ")
+
+
+def test_dbt_called_again_and_again_in_one_process_carries_no_more_each_time(project: DbtProject) -> None:
+    project.manifest()
+    before = list(impl.DEFAULT_BASE_BEHAVIOR_FLAGS)
+    later(project.folder / "dbt_project.yml")
+    project.manifest()
+    assert before == impl.DEFAULT_BASE_BEHAVIOR_FLAGS
 
 
 def test_a_project_that_does_not_parse_says_what_dbt_said(project: DbtProject) -> None:

@@ -6,6 +6,10 @@ rejected_measurements as (
     select * from {{ ref('rejected_measurements') }}
 ),
 
+dead_letters as (
+    select * from {{ ref('stg_tracking__dead_letters') }}
+),
+
 taken_in as (
     select
         event_at,
@@ -28,10 +32,24 @@ rejected as (
     where bike_model_id is not null
 ),
 
+-- Of an event with a length that is NaN or infinite the sink keeps the record: neither its time nor its model is known.
+not_finite as (
+    select
+        sent_at as event_at,
+        -1 as bike_model_id,
+        'rejected' as coverage,
+        'impossible_km' as reason,
+        event_id
+    from dead_letters
+    where error_class = 'NotFinite'
+),
+
 measurements as (
     select * from taken_in
     union all
     select * from rejected
+    union all
+    select * from not_finite
 ),
 
 final as (

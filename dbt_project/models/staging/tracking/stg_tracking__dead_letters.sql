@@ -8,6 +8,7 @@ final as (
         case when encode(key, 'escape') ~ '^[0-9]{1,18}$' then encode(key, 'escape')::bigint end as event_id,
         error_class,
         error,
+        coalesce(kafka_timestamp, failed_at) as sent_at,
         topic as source_topic,
         partition as source_partition,
         "offset" as source_offset
