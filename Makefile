@@ -37,7 +37,7 @@ up: $(SETUP) ## Start the embedded servers
 down: $(SETUP) ## Stop the embedded servers
 	scopehouse down
 
-# Tests wait more than they work: two processes, each with servers of its own (about 1 GB), pay on two cores too.
+# Tests wait more than they work: three processes, each with servers of its own (about 1 GB), pay on two cores too.
 TEST_PROCESSES ?= 3
 SUPERSET := tests/e2e/superset
 
