@@ -1,10 +1,20 @@
 -- In the fact or rejected: every measurement that came in is counted, and none twice. Of an event with a length that is
 -- NaN or infinite just the event is known: it counts as one.
-with came_in as (
-    select
-        (select coalesce(sum(jsonb_array_length(measurements)), 0) from {{ ref('int_mobility__events') }})
-        + (select count(*) from {{ ref('stg_tracking__dead_letters') }} where error_class = 'NotFinite')
-            as measurement_count
+with landed as (
+    select coalesce(sum(jsonb_array_length(measurements)), 0) as measurement_count
+    from {{ ref('int_mobility__events') }}
+),
+
+set_aside as (
+    select count(*) as measurement_count
+    from {{ ref('stg_tracking__dead_letters') }}
+    where error_class = 'NotFinite'
+),
+
+came_in as (
+    select landed.measurement_count + set_aside.measurement_count as measurement_count
+    from landed
+    cross join set_aside
 ),
 
 counted as (
