@@ -33,7 +33,6 @@ SETTINGS = {
     "max_replication_slots": "8",
     "max_slot_wal_keep_size": "2GB",
     "max_wal_size": "2GB",
-    "wal_compression": "pglz",
 }
 
 
