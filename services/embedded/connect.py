@@ -12,7 +12,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 from zipfile import ZipFile
 
 from services.embedded import jars, passwords
-from services.embedded.java import java
+from services.embedded.java import server_java
 from services.embedded.server import Launch, Server
 from services.settings import Settings
 
@@ -98,12 +98,12 @@ class Connect(Server):
         }
         file = self.folder / "worker.properties"
         file.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
-        flags = (*self.mark[1:], "-XX:+UseSerialGC", "-Xms256m", "-Xmx768m")
+        flags = (*server_java(self.mark, self.folder), "-Xms256m", "-Xmx768m")
         flags += ("-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
         class_path = jars.class_path(self.name, self.settings.cache_dir)
         main = "org.apache.kafka.connect.cli.ConnectDistributed"
         variables = self._capture_variables() if self._variables is None else dict(self._variables)
-        return Launch((str(java()), *flags, "-cp", class_path, main, str(file)), self.folder, variables)
+        return Launch((*flags, "-cp", class_path, main, str(file)), self.folder, variables)
 
     def _capture_variables(self) -> dict[str, str]:
         """What services/connect/*.json name: the embedded servers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 from services.errors import MendableError
@@ -13,6 +14,20 @@ OLDEST = 21  # what the registry was compiled for
 
 class JavaError(MendableError):
     """There is no Java that the servers can run on."""
+
+
+def server_java(mark: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """The program and first flags of the server with that mark.
+
+    What it unpacks for itself goes to `folder`/tmp, which is emptied here.
+
+    Raises:
+        JavaError: as `java`.
+    """
+    temporary = folder / "tmp"
+    shutil.rmtree(temporary, ignore_errors=True)  # a killed Java leaves its libraries behind
+    temporary.mkdir(parents=True, exist_ok=True)
+    return (str(java()), *mark[1:], "-XX:+UseSerialGC", f"-Djava.io.tmpdir={temporary}")
 
 
 def java() -> Path:

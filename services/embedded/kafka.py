@@ -8,7 +8,7 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 
 from services.embedded import jars
-from services.embedded.java import java
+from services.embedded.java import server_java
 from services.embedded.server import Launch, Server, ServerError, is_listening
 
 SETTINGS = {
@@ -28,6 +28,8 @@ SETTINGS = {
     "offsets.topic.num.partitions": "4",
     "transaction.state.log.num.partitions": "4",
     "share.coordinator.state.topic.num.partitions": "4",
+    # A producer that was killed gives up its transaction, past which nobody reads, as soon as its timeout says.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
     # A consumer that was killed gives its partitions back in seconds.
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "6000",
@@ -85,10 +87,10 @@ class Kafka(Server):
         return True
 
     def _java(self, *words: str) -> Launch:
-        flags = (*self.mark[1:], "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.showDateTime=true")
+        flags = (*server_java(self.mark, self.folder), "-Dorg.slf4j.simpleLogger.showDateTime=true")
         flags += ("-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",)
         class_path = jars.class_path(self.name, self.settings.cache_dir)
-        return Launch((str(java()), *flags, "-cp", class_path, *words), self.folder)
+        return Launch((*flags, "-cp", class_path, *words), self.folder)
 
     def _write_properties(self, data: Path) -> Path:
         broker, controller = self.ports.values()

@@ -6,7 +6,7 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from services.embedded import jars, passwords
-from services.embedded.java import java
+from services.embedded.java import server_java
 from services.embedded.server import Launch, Server
 
 
@@ -49,11 +49,11 @@ class Registry(Server):
             "quarkus.management.port": str(management_port),
         }
         jar = jars.unpack(self.name, self.settings.cache_dir) / "quarkus-run.jar"
-        flags = (*self.mark[1:], "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xms128m", "-Xmx384m")
+        flags = (*server_java(self.mark, self.folder), "-XX:TieredStopAtLevel=1", "-Xms128m", "-Xmx384m")
         flags += tuple(f"-D{name}={value}" for name, value in properties.items())
         password = passwords.read(self.state)["registry"]
         secret = {"APICURIO_DATASOURCE_PASSWORD": password}
-        return Launch((str(java()), *flags, "-jar", str(jar)), self.folder, secret)
+        return Launch((*flags, "-jar", str(jar)), self.folder, secret)
 
     def is_healthy(self) -> bool:
         """Whether it lists its subjects, which it reads from Postgres."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 from dotenv import dotenv_values
 
 from ingest.capture.connectors import Connectors
@@ -66,6 +68,16 @@ class Company:
                 told += [("c", model, price, 1.0), ("u", model, price, 3.0), ("d", model, price, 3.0)]
         self._next_model += models
         return told
+
+    def has_open_transaction(self) -> bool:
+        """Whether the topic ends with records of a transaction that is neither committed nor given up."""
+        admin = AdminClient({"bootstrap.servers": self.settings.bootstrap_servers})
+        end = {TopicPartition(TOPIC, 0): OffsetSpec.latest()}
+        written, committed = (
+            next(iter(admin.list_offsets(end, isolation_level=level).values())).result().offset
+            for level in (IsolationLevel.READ_UNCOMMITTED, IsolationLevel.READ_COMMITTED)
+        )
+        return written > committed
 
     def await_captured(self) -> None:
         """Until all that is committed now is in Kafka."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from psycopg import Connection
 
@@ -41,6 +43,20 @@ def test_nothing_is_lost_or_told_twice_when_connect_and_postgres_crash(company: 
     embedded.kill(company.settings, "postgres")
     embedded.up(company.settings)
     told += company.change()
+    company.await_captured()
+    assert company.landed(told) == told
+
+
+def test_nothing_is_lost_or_told_twice_when_connect_is_killed_inside_a_transaction(company: Company) -> None:
+    with ThreadPoolExecutor(1) as other:
+        changing = other.submit(company.change, 300)
+        await_that(company.has_open_transaction, "no transaction was met")
+        embedded.kill(company.settings, "connect")
+        assert company.has_open_transaction()
+        told = changing.result()
+    # Until the broker gives the transaction up, a new worker can't read how far the last one was.
+    embedded.up(company.settings)
+    await_capture(company.settings)
     company.await_captured()
     assert company.landed(told) == told
 

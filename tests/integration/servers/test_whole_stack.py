@@ -77,6 +77,9 @@ def test_a_day_in_the_life_of_the_servers(own: Settings, scopehouse: Scopehouse)
     assert logs
     assert not [secret for secret in secrets if secret in lines + logs + up.stderr]
 
+    # What Java unpacks for itself is there, not in the machine's folder for temporary files, where it would pile up.
+    assert list((own.state_dir / "registry" / "tmp").iterdir()) != []
+
     schema_id = register("kept-value")
     client = admin()  # held: its answers die with it
     client.create_topics([NewTopic("kept", 3, 1)])["kept"].result(timeout=10)
