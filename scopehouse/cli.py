@@ -23,6 +23,7 @@ from scopehouse.commands import (
 )
 from scopehouse.logs import configure_logs
 from services.errors import MendableError
+from services.settings import PROJECT_ROOT
 
 app = typer.Typer(
     name="scopehouse",
@@ -50,9 +51,19 @@ def main() -> None:
     """Run the command; 0 done, 1 an error the user can mend, 2 a wrong call, 130 interrupted."""
     configure_logs()
     try:
+        _refuse_without_project()
         app()
     except MendableError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _refuse_without_project() -> None:
+    """A wheel holds the code alone; the dbt project, seeds and dashboards are read where the repository has them."""
+    if not (PROJECT_ROOT / "dbt_project").is_dir():
+        raise MendableError(
+            f"scopehouse runs from its repository, and there is no dbt_project in {PROJECT_ROOT}: clone it, and run"
+            " `make setup` there."
+        )
