@@ -64,7 +64,8 @@ class Records:
 class Batch:
     """Records of owned partitions that no earlier transaction holds.
 
-    A span may end after its last record: what lies between are no records (transaction markers, compacted away).
+    A span may end after its last record, or have none: what lies between are no records (transaction markers,
+    compacted away). What moves no partition has no spans, and is not to land.
     """
 
     spans: dict[TopicPartition, Span] = field(default_factory=dict)
@@ -102,23 +103,24 @@ class Batch:
                 continue
             span = self.spans.get(partition, Span(claim.next_offset, claim.next_offset, claim.epoch))
             unwanted |= mine & (records.offsets < span.end)
-            last = int(records.offsets[mine].max())
-            self.spans[partition] = replace(span, end=max(span.end, last + 1))
+            self.read_over(partition, int(records.offsets[mine].max()) + 1, claims)
         return records.where(~unwanted) if unwanted.any() else records
 
     def read_over(self, partition: TopicPartition, end: int, claims: Mapping[TopicPartition, Claim]) -> None:
-        """Note that nothing is left below `end`."""
+        """Note that nothing is left below `end`, of a partition that is owned; often raw has reached it already."""
         claim = claims.get(partition)
         if claim is not None:
             span = self.spans.get(partition, Span(claim.next_offset, claim.next_offset, claim.epoch))
-            self.spans[partition] = replace(span, end=max(span.end, end))
+            if end > span.end:
+                self.spans[partition] = replace(span, end=end)
 
     def extend(self, later: Batch) -> None:
         """Take in a batch that was consumed after this one."""
         for topic, parts in later._parts.items():
             self._parts.setdefault(topic, []).extend(parts)
         for partition, span in later.spans.items():
-            self.spans[partition] = replace(span, start=self.spans.get(partition, span).start)
+            before = self.spans.get(partition, span)
+            self.spans[partition] = replace(span, start=before.start, end=max(before.end, span.end))
         self.rows += later.rows
         self.bytes += later.bytes
 

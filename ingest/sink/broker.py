@@ -32,7 +32,8 @@ def spare_the_collector() -> None:
 
 
 def make_consumer(settings: Settings, **more: Any) -> Consumer:
-    """A consumer that commits nothing by itself and never jumps to another offset than it was given."""
+    """A consumer that commits nothing by itself, never jumps to another offset than it was given, and says when it has
+    come to a partition's end: the last offsets may hold no records (a transaction's marker)."""
     return clients.make_consumer(
         settings,
         **{
@@ -41,6 +42,7 @@ def make_consumer(settings: Settings, **more: Any) -> Consumer:
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
             "isolation.level": "read_committed",
+            "enable.partition.eof": True,
             # With its default of a second, the client falls asleep whenever its queue is full: six times slower.
             "fetch.queue.backoff.ms": 10,
             # What waits in the client is memory: enough for the next batch.
@@ -110,14 +112,23 @@ def extents_of(consumer: Consumer, topic_ids: Mapping[Partition, str]) -> dict[P
 
 
 def consume_into(batch: Batch, consumer: Consumer, claims: Mapping[Partition, Claim], timeout: float) -> list[Message]:
-    """Take what arrives within `timeout` seconds into the batch; returns the events that are no records (errors)."""
+    """Take what arrives within `timeout` seconds into the batch, records and ends of partitions; returns the errors."""
     # Only what the client holds already, whose size is limited: by waiting for more, a call could gather gigabytes.
     messages = consumer.consume(_RECORDS_A_CALL, 0) or consumer.consume(1, timeout)
     if not any(map(Message.error, messages)):
         batch.add(messages, claims)
         return []
     batch.add([message for message in messages if message.error() is None], claims)
-    return [message for message in messages if message.error() is not None]
+    errors = []
+    for event in messages:
+        if (error := event.error()) is None:
+            continue
+        if error.code() == KafkaError._PARTITION_EOF:
+            # Told once, and again only when there was more. It is the offset that comes next, whatever lies before it.
+            batch.read_over((event.topic(), event.partition()), event.offset(), claims)
+        else:
+            errors.append(event)
+    return errors
 
 
 def committed(claims: Mapping[Partition, Claim]) -> list[TopicPartition]:

@@ -88,7 +88,7 @@ def drain(
     loaded = loaded_topics(settings, topics)
     results = {name: Drained(name) for name in loaded}
     partitions = partitions_of(settings, loaded)
-    consumer = make_consumer(settings, **{"enable.partition.eof": True})
+    consumer = make_consumer(settings)
     try:
         with connect(settings) as connection:
             known = marks(connection)
@@ -199,22 +199,19 @@ def _gather(
     closes_at = time.monotonic() + settings.batch_milliseconds / 1000
     while owed and not batch.is_full(settings.batch_rows, settings.batch_bytes) and time.monotonic() < closes_at:
         for event in consume_into(batch, consumer, landing.claims, _POLL_SECONDS):
-            _take_event(event, batch, landing)
+            _raise_unless_passing(event)
         owed -= {partition for partition, span in batch.spans.items() if span.end >= ends[partition]}
     return batch
 
 
-def _take_event(event: Message, batch: Batch, landing: Landing) -> None:
-    """The end of a partition moves its offset over whatever is no record; anything else is an error."""
+def _raise_unless_passing(event: Message) -> None:
     error = event.error()
-    if error.code() == KafkaError._PARTITION_EOF:
-        batch.read_over((event.topic(), event.partition()), event.offset(), landing.claims)
-    elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+    if error.code() == KafkaError._AUTO_OFFSET_RESET:
         raise LogChangedError(
             f"Topic {event.topic()} partition {event.partition()} lost the offset that comes next ({error.str()}): "
             "run `scopehouse ingest drain` again to see what is gone."
         )
-    elif error.fatal() or not error.retriable():
+    if error.fatal() or not error.retriable():
         raise KafkaException(error)
 
 

@@ -202,14 +202,14 @@ class _Session:
             self._take_up_again()
             self._same_log.look()
             self._look_at_postgres()
-            if closes_at is None and (self._batch.rows or self._landing.is_busy):
+            if closes_at is None and (self._batch.spans or self._landing.is_busy):
                 closes_at = time.monotonic() + self._settings.batch_milliseconds / 1000
             if closes_at is not None and time.monotonic() >= closes_at:
                 return
 
     def _look_at_postgres(self) -> None:
         """Notice that Postgres is gone also while there is nothing to land. Raises BROKEN."""
-        if self._batch.rows or self._landing.is_busy:
+        if self._batch.spans or self._landing.is_busy:
             self._idle_since = time.monotonic()
         elif time.monotonic() - self._idle_since > _IDLE_LOOK_SECONDS:
             self._connection.execute("select 1")
@@ -232,7 +232,7 @@ class _Session:
 
     def _land_batch(self) -> None:
         batch, self._batch = self._batch, Batch()
-        self._report(self._landing.submit(batch) if batch.rows else self._landing.finish())
+        self._report(self._landing.submit(batch) if batch.spans else self._landing.finish())
 
     def _report(self, advances: list[Advance]) -> None:
         """Tell Kafka what landed, for lag tools alone."""
