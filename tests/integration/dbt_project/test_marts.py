@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 
 from tests.fakes.climatiq import FakeClimatiq
-from tests.integration.dbt_project.warehouse import CONTENTS, MEASUREMENTS, Warehouse, measurement
+from tests.integration.dbt_project.warehouse import (
+    BIKE_MODELS,
+    CONTENTS,
+    MEASUREMENTS,
+    BikeChange,
+    Warehouse,
+    measurement,
+)
 
 ACTIVITY = (
     "passenger_vehicle-vehicle_type_motorcycle_bicycle_parts-fuel_source_na-engine_size_na-vehicle_age_na"
@@ -84,3 +91,46 @@ def test_climatiqs_estimate_goes_before_the_seed_and_the_last_good_one_stays_whe
 
     warehouse.owner.execute("truncate raw.climatiq_estimates, raw.climatiq_releases, ingest.api_calls")
     build_on_climatiq(warehouse)
+
+
+def test_a_number_of_a_bike_model_that_can_not_be_is_not_known_and_stops_nothing(warehouse: Warehouse) -> None:
+    good = {"price_usd": 1_000.0, "scope1": 0.5, "scope2": -0.75}
+    no_price, no_emissions = "no price", "no emissions a kilometre"
+    cases = [
+        (good, "none"),
+        *(({"price_usd": price}, no_price) for price in (-5.0, 0.0, 5e-324, 1e308, float("nan"))),
+        *(({scope: kg}, no_emissions) for scope in ("scope1", "scope2") for kg in (1e-320, -1e-320, 1e308, -1e308)),
+        ({"price_usd": 0.01, "scope1": 0.0, "scope2": -1e-9}, "none"),
+        ({"price_usd": 999_999_999.0, "scope1": 1_000.0, "scope2": -1_000.0}, "none"),
+    ]
+    now = 1_700_000_000
+    warehouse.append_changes(
+        BikeChange(100 + n, "c", now, now + n, 20 + n, **(good | numbers)) for n, (numbers, _) in enumerate(cases)
+    )
+    warehouse.append(
+        (n, 0, n, now + 1_000, [measurement(vehicle=n, model=100 + n, journey=8, total=64)]) for n in range(len(cases))
+    )
+    warehouse.dbt.run(CONTENTS, BIKE_MODELS)
+    warehouse.dbt(
+        "build", "--select", f"{MEASUREMENTS}+", "dim_production_estimate", BIKE_MODELS, "--exclude", "tag:ml"
+    )
+
+    coverage = "select bike_model_id - 100, coverage, reason from mobility.mart_factor_coverage order by 1"
+    assert warehouse.rows(coverage) == [
+        (n, "complete" if reason == "none" else "without_numbers", reason) for n, (_, reason) in enumerate(cases)
+    ]
+    numbers = (
+        "select production_kg_co2e is null, operating_kg_co2e is null, scope1_kg_co2e is null,"
+        " scope2_market_kg_co2e is null, break_even_percent is null from mobility.fct_trip_emissions"
+        " where event_id = %s"
+    )
+    states = (
+        "select break_even_state, paid_back_percent is null from mobility.mart_bike_break_even where vehicle_id = %s"
+    )
+    counts = "select trips_without_emissions_count from mobility.mart_model_savings_daily where bike_model_id = %s"
+    for n, (_, reason) in enumerate(cases):
+        is_unknown = reason == no_emissions
+        assert warehouse.rows(numbers, n) == [(reason == no_price, *[is_unknown] * 3, reason != "none")]
+        assert warehouse.rows(counts, 100 + n) == [(int(is_unknown),)]
+        if reason != "none":
+            assert warehouse.rows(states, n) == [("unknown", True)]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from services.settings import PROJECT_ROOT
-from tests.integration.dbt_project.warehouse import CONTENTS, MEASUREMENTS, TRIPS, Warehouse, measurement
+from tests.integration.dbt_project.warehouse import CONTENTS, MEASUREMENTS, TRIPS, BikeChange, Warehouse, measurement
 
 OWID = PROJECT_ROOT.parent / "shared" / "data" / "countries" / "owid_co2.csv"
 COUNTRIES = ("fct_country_year_emissions", "mart_country_features")
@@ -60,17 +60,35 @@ def content_hashes(warehouse: Warehouse) -> dict[str, str]:
 
 
 def test_a_second_build_leaves_the_same_content_and_every_data_test_passes(warehouse: Warehouse) -> None:
+    """Also with a corrected and a deleted bike model, and with records that no build could compute with."""
+    start = 1_700_000_000
     warehouse.append(
-        (event, event % 3, event // 3, 1_700_000_000, [measurement(model=5 + event % 3)]) for event in range(99)
+        (event, event % 3, event // 3, start + event, [measurement(model=5 + event % 3), measurement(vehicle=2)])
+        for event in range(99)
     )
-    warehouse.append([(0, 0, 50, 1_700_000_000, [measurement(journey=9.0)])])
+    warehouse.append([(0, 0, 50, start, [measurement(journey=9.0)])])
+    lengths = (5e-324, 1.5e308, 1.5e308)
+    warehouse.append((200 + n, 1, 50 + n, start + n, [measurement(journey=km)]) for n, km in enumerate(lengths))
+    warehouse.append_changes(
+        [
+            BikeChange(6, "u", start - 1_000, start + 5, 20, scope2=-0.03),  # a correction of the past
+            BikeChange(7, "d", 1_600_000_000, start + 10, 21),  # holds until event 10
+            BikeChange(8, "c", start, start, 22, price_usd=-5.0),
+            BikeChange(9, "c", start, start, 23, price_usd=1e308, scope1=1e-320, scope2=1e308),
+        ]
+    )
     warehouse.dbt("build", "--exclude", "tag:ml", "source:ml")
     first = content_hashes(warehouse)
     warehouse.dbt("build", "--exclude", "tag:ml", "source:ml")
     assert content_hashes(warehouse) == first
     assert len(first) > 10
-    assert warehouse.value(f"select count(*) from mobility.{TRIPS}") == 99
-    assert warehouse.rows("select event_id, journey_km from mobility.rejected_measurements") == [(0, 9.0)]
+    withdrawn = sum(event % 3 == 2 for event in range(10, 99))
+    assert warehouse.value(f"select count(*) from mobility.{TRIPS}") == 2 * 99 - withdrawn
+    rejected = "select rejection_reason, count(*) from mobility.rejected_measurements group by 1 order by 1"
+    reasons = {"conflicting_content": 1, "impossible_km": len(lengths), "unknown_bike_model": withdrawn}
+    assert warehouse.rows(rejected) == list(reasons.items())
+    corrected = f"select count(*) from mobility.{TRIPS} where operating_kg_co2e < -0.19"
+    assert warehouse.value(corrected) == 33
 
 
 def test_the_earlier_systems_numbers_come_out(warehouse: Warehouse) -> None:

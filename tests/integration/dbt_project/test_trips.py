@@ -65,12 +65,19 @@ def test_without_a_change_log_every_trip_is_of_an_unknown_model(warehouse: Wareh
     assert reasons(warehouse) == {1: None}
 
 
-def test_a_length_that_is_negative_or_no_number_is_rejected(warehouse: Warehouse) -> None:
-    fields, lengths = ("journey_km", "total_km"), (-0.001, "NaN", "Infinity", None)
+def test_a_length_that_no_bike_rides_is_rejected_and_stops_nothing(warehouse: Warehouse) -> None:
+    fields = ("journey_km", "total_km")
+    lengths = (-0.001, "NaN", "Infinity", None, 5e-324, 9.9e-10, 10_000_001, 1.5e308)
     bad = [measurement() | {field: length} for field in fields for length in lengths]
-    warehouse.append((event, 0, event, NOW + event, [each]) for event, each in enumerate([*bad, measurement()]))
+    good = [measurement(journey=journey, total=10_000_000) for journey in (0, 1e-9, 10_000_000)]
+    warehouse.append((event, 0, event, NOW + event, [each]) for event, each in enumerate([*bad, *good]))
     warehouse.dbt.run(CONTENTS, MEASUREMENTS)
-    assert reasons(warehouse) == {**dict.fromkeys(range(8), "impossible_km"), 8: None}
+    rejected, trips = range(len(bad)), range(len(bad), len(bad) + len(good))
+    assert reasons(warehouse) == {**dict.fromkeys(rejected, "impossible_km"), **dict.fromkeys(trips)}
+    kept = "select event_id, journey_km from mobility.rejected_measurements where event_id in (0, 4, 7) order by 1"
+    assert warehouse.rows(kept) == [(0, -0.001), (4, 5e-324), (7, 1.5e308)]
+    computed = f"select count(*) from intermediate.{MEASUREMENTS} where rejection_reason is not null"
+    assert warehouse.value(computed + " and journey_km > 1e7 and operating_kg_co2e is not null") == 0
 
 
 def test_an_event_that_the_sink_set_aside_for_a_nan_is_among_the_rejected_until_it_is_replayed(

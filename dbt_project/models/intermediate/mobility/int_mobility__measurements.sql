@@ -1,3 +1,6 @@
+{#- Beyond these bounds no bike rides and nobody measures: from a micrometre to ten million km. (Or not at all: 0.) -#}
+{%- set is_a_length = 'between 1e-9 and 1e7' -%}
+
 with events as (
     select * from {{ ref('int_mobility__events') }}
 ),
@@ -29,25 +32,41 @@ measurements as (
     where measurement.place is not null or not events.is_accepted
 ),
 
+-- With other lengths nothing is computed: Postgres stops at a product that a double can't hold.
+checked as (
+    select
+        *,
+        case when journey_km = 0 or journey_km {{ is_a_length }} then journey_km end as possible_journey_km,
+        case when total_km = 0 or total_km {{ is_a_length }} then total_km end as possible_total_km
+    from measurements
+),
+
 -- Left joins: a measurement is never lost, an unknown model or factor makes its numbers null.
 priced as (
     select
-        measurements.*,
+        checked.*,
         bike_models.bike_model_key,
         bike_models.scope1_kg_co2e_per_km,
         -- Certificates take the market-based figure toward zero, never below: what is below is avoided elsewhere.
-        greatest(bike_models.scope2_kg_co2e_per_km, 0) as scope2_market_kg_co2e_per_km,
-        least(bike_models.scope2_kg_co2e_per_km, 0) as avoided_kg_co2e_per_km,
+        -- (`greatest` and `least` would make zero of what is not known.)
+        case
+            when bike_models.scope2_kg_co2e_per_km > 0 then bike_models.scope2_kg_co2e_per_km
+            when bike_models.scope2_kg_co2e_per_km <= 0 then 0
+        end as scope2_market_kg_co2e_per_km,
+        case
+            when bike_models.scope2_kg_co2e_per_km < 0 then bike_models.scope2_kg_co2e_per_km
+            when bike_models.scope2_kg_co2e_per_km >= 0 then 0
+        end as avoided_kg_co2e_per_km,
         -- Climatiq's estimate for the price where there is one, else the seed's factor.
         coalesce(climatiq_estimates.emission_factor_key, emission_factors.emission_factor_key) as emission_factor_key,
         coalesce(climatiq_estimates.kg_co2e, bike_models.purchase_price_usd * emission_factors.kg_co2e_per_usd)
             as production_kg_co2e
-    from measurements
+    from checked
     left join bike_models
         on
-            measurements.bike_model_id = bike_models.bike_model_id
-            and measurements.event_at >= bike_models.valid_from
-            and measurements.event_at < bike_models.valid_to
+            checked.bike_model_id = bike_models.bike_model_id
+            and checked.event_at >= bike_models.valid_from
+            and checked.event_at < bike_models.valid_to
     left join emission_factors
         on
             emission_factors.activity = 'motorcycle, bicycle and parts'
@@ -61,13 +80,13 @@ priced as (
 computed as (
     select
         *,
-        scope1_kg_co2e_per_km * journey_km as scope1_kg_co2e,
-        scope2_market_kg_co2e_per_km * journey_km as scope2_market_kg_co2e,
-        avoided_kg_co2e_per_km * journey_km as avoided_kg_co2e,
+        scope1_kg_co2e_per_km * possible_journey_km as scope1_kg_co2e,
+        scope2_market_kg_co2e_per_km * possible_journey_km as scope2_market_kg_co2e,
+        avoided_kg_co2e_per_km * possible_journey_km as avoided_kg_co2e,
         (scope1_kg_co2e_per_km + scope2_market_kg_co2e_per_km + avoided_kg_co2e_per_km)
-        * journey_km as operating_kg_co2e,
+        * possible_journey_km as operating_kg_co2e,
         (scope1_kg_co2e_per_km + scope2_market_kg_co2e_per_km + avoided_kg_co2e_per_km)
-        * total_km as total_operating_kg_co2e
+        * possible_total_km as total_operating_kg_co2e
     from priced
 ),
 
@@ -96,8 +115,7 @@ final as (
         -- A falling odometer hangs on the bike's other measurements: reject_falling_odometers.
         case
             when not is_accepted then 'conflicting_content'
-            when (journey_km >= 0 and journey_km < 'infinity' and total_km >= 0 and total_km < 'infinity') is not true
-                then 'impossible_km'
+            when possible_journey_km is null or possible_total_km is null then 'impossible_km'
             when event_at > sent_at + interval '1 day' then 'future_time'
             when bike_model_key is null then 'unknown_bike_model'
         end as rejection_reason,

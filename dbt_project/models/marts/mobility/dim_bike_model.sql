@@ -1,5 +1,35 @@
-with changes as (
+{#- Beyond these bounds nothing emits, a kilometre, in kg CO2e and whatever the sign. (Or nothing at all: 0.) -#}
+{%- set is_a_factor = 'between 1e-9 and 1e3' -%}
+
+with company_changes as (
     select log.* from {{ all_rows(ref('stg_adventure__bike_model_changes')) }} as log
+),
+
+-- What no bike costs or emits is not known: one such number must not stop what is computed with all others. (Postgres
+-- stops at a product that a double can't hold.) Emissions are known with both scopes only.
+checked as (
+    select
+        *,
+        purchase_price_usd >= 0.01 and purchase_price_usd < 1e9 as has_price,
+        (scope1_kg_co2e_per_km = 0 or abs(scope1_kg_co2e_per_km) {{ is_a_factor }})
+        and (scope2_kg_co2e_per_km = 0 or abs(scope2_kg_co2e_per_km) {{ is_a_factor }}) as has_factors
+    from company_changes
+),
+
+changes as (
+    select
+        bike_model_id,
+        name,
+        case when has_price then purchase_price_usd end as purchase_price_usd,
+        case when has_factors then scope1_kg_co2e_per_km end as scope1_kg_co2e_per_km,
+        case when has_factors then scope2_kg_co2e_per_km end as scope2_kg_co2e_per_km,
+        modified_at,
+        change_type,
+        source_lsn,
+        committed_at,
+        source_partition,
+        source_offset
+    from checked
 ),
 
 -- A change may stand in the log again (a connector begun anew, a replayed dead letter), so the order is that of the

@@ -27,6 +27,7 @@ prices as (
         round(purchase_price_usd::numeric, 2) as price_usd,
         extract(year from nullif(min(valid_from), '-infinity') at time zone 'UTC')::int as price_year
     from bike_models
+    where purchase_price_usd is not null
     group by purchase_price_usd
 ),
 

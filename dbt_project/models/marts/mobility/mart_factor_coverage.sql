@@ -10,14 +10,29 @@ dead_letters as (
     select * from {{ ref('stg_tracking__dead_letters') }}
 ),
 
+explained as (
+    select
+        event_at,
+        bike_model_id,
+        event_id,
+        case
+            when operating_kg_co2e is null then 'no emissions a kilometre'
+            when emission_factor_key is null then 'no emission factor'
+            -- There is a factor, and no price to multiply it with.
+            when production_kg_co2e is null then 'no price'
+            else 'none'
+        end as reason
+    from trips
+),
+
 taken_in as (
     select
         event_at,
         bike_model_id,
-        case when production_kg_co2e is null then 'without_numbers' else 'complete' end as coverage,
-        case when production_kg_co2e is null then 'no emission factor' else 'none' end as reason,
+        case when reason = 'none' then 'complete' else 'without_numbers' end as coverage,
+        reason,
         event_id
-    from trips
+    from explained
 ),
 
 -- A rejected content without any measurement is a row there, and none here.

@@ -19,7 +19,12 @@ rejected as (
         rejection_reason,
         case rejection_reason
             when 'conflicting_content' then 'The same event stands earlier in the topic with other content.'
-            when 'impossible_km' then 'A length is negative or no number.'
+            when 'impossible_km'
+                then case
+                    when journey_km >= 0 and journey_km < 'infinity' and total_km >= 0 and total_km < 'infinity'
+                        then 'A length is above 10,000,000 km, or above 0 and below 1e-9 km.'
+                    else 'A length is negative or no number.'
+                end
             when 'future_time' then 'It is dated more than a day after it was sent.'
             when 'unknown_bike_model' then 'No version of its bike model was valid then.'
             when 'falling_odometer' then 'An earlier accepted measurement of the bike has a higher odometer.'
