@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import polars as pl
 
 from ingest.progress import Progress, no_progress
-from ingest.sources.owid_co2 import OFFICIAL_URL, OwidUnreachableError, fetch, read_country_years
+from ingest.sources.owid_co2 import OFFICIAL_URL, OwidUnreachableError, fetch, path_of, read_country_years
 from ingest.sources.sample_countries import sample_country_years
-from ingest.sources.topic_writer import TopicWriter
+from ingest.sources.topic_writer import OffsetRange, TopicWriter
 from services.settings import Settings
 
 TOPIC = "emissions-topic"
@@ -25,7 +24,7 @@ class CountryEmissionsProduced:
     """What one run sent, all of it delivered.
 
     `countries` counts names, aggregates such as "World" among them. `is_earlier_copy` when the source could not be
-    reached and the copy of an earlier run was read.
+    reached and the copy of an earlier run was read. `offsets` is where in the topic the rows lie, and no others.
     """
 
     rows: int
@@ -33,6 +32,7 @@ class CountryEmissionsProduced:
     source: str
     is_sample: bool
     is_earlier_copy: bool
+    offsets: list[OffsetRange]
     seconds: float
 
 
@@ -67,7 +67,7 @@ def produce_country_emissions(
         ProduceError: the broker does not answer, lacks the topic, or did not take every record.
     """
     started = time.monotonic()
-    with TopicWriter(settings, TOPIC, progress) as writer:
+    with TopicWriter(settings, TOPIC, progress, keep_offsets=True) as writer:
         if only_sample:
             found = _sample()
         else:
@@ -80,6 +80,7 @@ def produce_country_emissions(
         source=found.source,
         is_sample=found.is_sample,
         is_earlier_copy=found.is_earlier_copy,
+        offsets=writer.offsets,
         seconds=round(time.monotonic() - started, 3),
     )
 
@@ -93,7 +94,7 @@ def encode(rows: pl.DataFrame, *, is_sample: bool) -> Iterator[tuple[bytes, byte
 def _read(settings: Settings, asked_for: str | None, allow_sample: bool, progress: Progress) -> _CountryYears:
     source = asked_for or OFFICIAL_URL
     if not source.startswith(("http://", "https://")):
-        return _CountryYears(read_country_years(Path(source).expanduser()), source)
+        return _CountryYears(read_country_years(path_of(source)), source)
     try:
         file = fetch(source, settings.cache_dir, progress)
     except OwidUnreachableError:

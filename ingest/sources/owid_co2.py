@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import polars as pl
@@ -47,12 +48,28 @@ class FetchedFile:
     is_earlier_copy: bool
 
 
+def path_of(source: str) -> Path:
+    """The file that a path or a file:// URL names; `~` is the home folder.
+
+    Raises:
+        OwidError: the URL names another machine.
+    """
+    if not source.startswith("file:"):
+        return Path(source).expanduser()
+    url = urlsplit(source)
+    if url.netloc not in ("", "localhost"):
+        raise OwidError(f"{source} names the machine {url.netloc}: a file of this one is file:///FOLDER/FILE.")
+    return Path(unquote(url.path))
+
+
 def read_country_years(path: Path) -> pl.DataFrame:
     """The rows from FIRST_YEAR on with the columns of COLUMNS; NaN and infinities become null. Gzip will do.
 
     Raises:
-        OwidError: no file, no CSV, a column missing, text for a number, a row without country or year.
+        OwidError: no file, no CSV, a column missing, text for a number, a row without country or year, no row.
     """
+    if path.is_dir():
+        raise OwidError(f"{path} is a folder: name the CSV in it in SCOPEHOUSE_OWID_CO2_SOURCE or --source.")
     if not path.is_file():
         raise OwidError(f"There is no file {path}: mend SCOPEHOUSE_OWID_CO2_SOURCE or --source.")
     try:
@@ -71,10 +88,11 @@ def read_country_years(path: Path) -> pl.DataFrame:
     rows = rows.select(list(COLUMNS))
     if unnamed := rows.filter(pl.col("country").is_null() | pl.col("year").is_null()).height:
         raise OwidError(f"{path} has {unnamed:,} rows without a country or a year: mend the file.")
+    rows = rows.filter(pl.col("year") >= FIRST_YEAR)
+    if rows.is_empty():
+        raise OwidError(f"{path} has no row from {FIRST_YEAR} on: give Our World in Data's whole CO2 CSV.")
     numbers = pl.col(pl.Float64)
-    return rows.filter(pl.col("year") >= FIRST_YEAR).with_columns(
-        pl.when(numbers.is_finite()).then(numbers).name.keep()
-    )
+    return rows.with_columns(pl.when(numbers.is_finite()).then(numbers).name.keep())
 
 
 def fetch(url: str, cache_dir: Path, progress: Progress = no_progress) -> FetchedFile:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import httpx2
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from ingest.clients import make_producer, make_registry
@@ -28,35 +28,60 @@ class ProduceError(MendableError):
 
 
 @dataclass(slots=True)
-class _Failures:
-    """Records that were handed over and never delivered."""
+class OffsetRange:
+    """Records of one partition that lie side by side: from offset `start` up to, without, `end`."""
 
-    count: int = 0
-    first: KafkaError | None = None
+    partition: int
+    start: int
+    end: int
 
-    def note(self, error: KafkaError | None, _record: object) -> None:
+
+@dataclass(slots=True)
+class _Deliveries:
+    """What became of the records handed over: which were never delivered, and where those lie that the broker took."""
+
+    failures: int = 0
+    first_failure: KafkaError | None = None
+    offsets: list[OffsetRange] = field(default_factory=list)
+    newest: dict[int, OffsetRange] = field(default_factory=dict)
+
+    def note(self, error: KafkaError | None, record: Message) -> None:
         if error is not None:
-            self.count += 1
-            self.first = self.first or error
+            self.failures += 1
+            self.first_failure = self.first_failure or error
+            return
+        partition, offset = record.partition(), record.offset()
+        if partition is None or offset is None:
+            return  # taken at an attempt whose answer was lost: the broker says that it has it, not where
+        newest = self.newest.get(partition)
+        if newest is not None and newest.end == offset:
+            newest.end += 1
+        else:
+            self.newest[partition] = OffsetRange(partition, offset, offset + 1)
+            self.offsets.append(self.newest[partition])
 
 
 class TopicWriter:
     """An idempotent producer for one topic. Leaving the `with` block waits until every record is delivered.
 
-    `partitions` is how many the topic has. A record counts as written when all in-sync replicas have it.
+    `partitions` is how many the topic has. A record counts as written when all in-sync replicas have it. With
+    `keep_offsets`, `offsets` is where the records lie after a flush; it grows wherever other writers' records lie
+    between, so it is for runs that end by themselves.
 
     Raises:
         ProduceError: on making it, when no broker answers or the topic is missing; on `write` and on leaving,
             when a record could not be delivered within DELIVERY_SECONDS.
     """
 
-    def __init__(self, settings: Settings, topic: str, progress: Progress = no_progress) -> None:
+    def __init__(
+        self, settings: Settings, topic: str, progress: Progress = no_progress, *, keep_offsets: bool = False
+    ) -> None:
         self._topic = topic
         self._servers = settings.bootstrap_servers
         self._progress = progress
         self._total: int | None = None
         self._written = 0
-        self._failures = _Failures()
+        self._deliveries = _Deliveries()
         said: list[KafkaError] = []
         self._producer = make_producer(
             settings,
@@ -68,8 +93,8 @@ class TopicWriter:
                 # As Java producers do it: a key's records stay in one partition whoever writes them.
                 "partitioner": "murmur2_random",
                 "delivery.timeout.ms": DELIVERY_SECONDS * 1000,
-                "delivery.report.only.error": True,
-                "on_delivery": self._failures.note,
+                "delivery.report.only.error": not keep_offsets,
+                "on_delivery": self._deliveries.note,
                 "error_cb": said.append,
                 # What goes wrong is told by our own sentences.
                 "log_level": 0,
@@ -87,6 +112,11 @@ class TopicWriter:
         if topic not in topics:
             raise ProduceError(f"Kafka at {self._servers} has no topic {topic}: run `scopehouse migrate`.")
         self.partitions = len(topics[topic].partitions)
+
+    @property
+    def offsets(self) -> list[OffsetRange]:
+        """Where the delivered records lie; empty without `keep_offsets`."""
+        return self._deliveries.offsets
 
     def expect(self, total: int | None) -> None:
         """Say how many records will come, for the progress alone."""
@@ -127,12 +157,12 @@ class TopicWriter:
             self._producer.flush(1)
 
     def _check(self) -> None:
-        if self._failures.first is not None:
-            raise self._error(self._failures.first)
+        if self._deliveries.first_failure is not None:
+            raise self._error(self._deliveries.first_failure)
         self._progress(self._topic, self._written - len(self._producer), self._total)
 
     def _error(self, error: KafkaError) -> ProduceError:
-        missing = len(self._producer) + self._failures.count
+        missing = len(self._producer) + self._deliveries.failures
         return ProduceError(
             f"Kafka at {self._servers} took {max(self._written - missing, 0):,} of {self._written:,} records for "
             f"{self._topic} and then failed ({error.str()}): see that the broker is well and produce again."

@@ -7,17 +7,25 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import psutil
+import psycopg
 import pytest
+from dotenv import dotenv_values
 
+from ingest.sources.sample_countries import sample_country_years
 from services.settings import PROJECT_ROOT
 from tests.integration.conftest import CONNECTIONS, embedded_environment
 
 OWID_CO2 = PROJECT_ROOT.parent / "shared" / "data" / "countries" / "owid_co2.csv"
+# A source that can't be reached, as on a machine without a network.
+UNREACHABLE = {"HTTPS_PROXY": "http://127.0.0.1:9", "SCOPEHOUSE_OWID_CO2_SOURCE": ""}
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +63,7 @@ def assert_numbers_agree(summary: dict[str, Any], events: int) -> None:
 def test_without_network_and_file_the_demo_shouts_that_its_countries_are_a_sample(
     environment: dict[str, str],
 ) -> None:
-    # A source that can't be reached, as on a machine without a network.
-    unreachable = {"HTTPS_PROXY": "http://127.0.0.1:9", "SCOPEHOUSE_OWID_CO2_SOURCE": ""}
-    summary = demo(environment, 300, **unreachable)
+    summary = demo(environment, 300, **UNREACHABLE)
     assert_numbers_agree(summary, 300)
     assert summary["countries"]["is_sample"] is True
     assert summary["notice"].startswith("THE COUNTRIES ARE A SYNTHETIC SAMPLE, NOT REAL DATA")
@@ -91,6 +97,85 @@ def test_a_trips_numbers_are_followed_back_to_its_record_in_kafka(environment: d
     text = scopehouse("explain", "mobility.fct_trip_emissions", found["key"][:12], environment=environment).stdout
     assert f"* {found['row']['journey_km']:.12g} km = " in text
     assert "DOES NOT FIT" not in text
+
+
+@pytest.fixture(scope="module")
+def second_demo(
+    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> subprocess.CompletedProcess[str]:
+    """A demo without a network while a sink runs, after countries of a file; raw has a row with the id of one of its
+    events, which no record of Kafka's stands behind."""
+    file = tmp_path_factory.mktemp("countries") / "countries.csv"
+    sample_country_years().with_columns(
+        pl.col("country").str.replace("Sampleland", "Fileland"), pl.col("iso_code").str.replace("X", "Z")
+    ).write_csv(file)
+    connections = dotenv_values(Path(environment["SCOPEHOUSE_STATE_DIR"]) / "connections.env")
+    owner = connections["SCOPEHOUSE_MIGRATE_DATABASE_URL"] or ""
+    with psycopg.connect(owner, autocommit=True) as warehouse, running_sink(environment):
+        sent = scopehouse("produce", "country-emissions", "--source", str(file), environment=environment)
+        assert sent.returncode == 0, sent.stderr
+        await_rows(warehouse, "select count(*) from raw.emissions_topic where country like 'Fileland%'", 2_100)
+        warehouse.execute(
+            """
+            insert into raw.tracking_events
+                (id, customer_id, date_time, measurement_list, _kafka_partition, _kafka_offset, _kafka_timestamp)
+            select max(id) + 1, 1, now(), '[]', 99, 0, now() from raw.tracking_events
+            """
+        )
+        try:
+            return scopehouse("demo", "--json", "--events", "300", environment=environment | UNREACHABLE)
+        finally:
+            warehouse.execute("delete from raw.tracking_events where _kafka_partition = 99")
+
+
+@contextmanager
+def running_sink(environment: dict[str, str]) -> Iterator[None]:
+    """`scopehouse ingest run` beside what is done meanwhile."""
+    with subprocess.Popen([sys.executable, "-m", "scopehouse", "ingest", "run"], env=environment) as sink:
+        try:
+            yield
+            assert sink.poll() is None, "the sink ended by itself"
+        finally:
+            sink.terminate()
+            sink.wait(60)
+
+
+def await_rows(warehouse: psycopg.Connection[Any], count: str, wanted: int) -> None:
+    """Wait until a count is as wanted, for two minutes at most."""
+    deadline = time.monotonic() + 120
+    while (found := warehouse.execute(count).fetchone()) != (wanted,):
+        assert time.monotonic() < deadline, f"{count}: {found}"
+        time.sleep(0.1)
+
+
+def test_a_number_that_does_not_agree_is_told_in_a_sentence_and_ends_the_demo_with_1(
+    second_demo: subprocess.CompletedProcess[str],
+) -> None:
+    assert second_demo.returncode == 1
+    summary = json.loads(second_demo.stdout)
+    assert summary["problems"] == ["rows in raw.tracking_events: 301 where 300 was expected."]
+    # It is the demo's own check that says so: no test of dbt's sees the row.
+    assert summary["dbt"]["tests_failed"] == 0 < summary["dbt"]["tests_passed"]
+    assert "Traceback" not in second_demo.stderr
+
+
+def test_a_sink_beside_the_demo_takes_nothing_from_its_count(second_demo: subprocess.CompletedProcess[str]) -> None:
+    summary = json.loads(second_demo.stdout)
+    assert (summary["countries"]["raw_rows"], summary["countries"]["dead_letters"]) == (2_100, 0)
+    assert (summary["mobility"]["fact_rows"], summary["mobility"]["dead_letters"]) == (
+        summary["mobility"]["measurements_produced"],
+        0,
+    )
+
+
+def test_after_real_countries_a_demo_with_a_sample_says_of_which_the_clusters_are(
+    second_demo: subprocess.CompletedProcess[str],
+) -> None:
+    summary = json.loads(second_demo.stdout)
+    assert summary["countries"]["is_sample"] is True
+    assert summary["countries"]["clusters_are_of_sample"] is False
+    assert summary["notice"].startswith("THE COUNTRIES SENT NOW ARE A SYNTHETIC SAMPLE, NOT REAL DATA")
+    assert "THE CLUSTERS ARE OF THE REAL DATA OF AN EARLIER RUN" in summary["notice"]
 
 
 def test_a_renamed_column_ends_the_demo_with_one_sentence_that_names_it(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from math import fsum
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import fastavro
 import pytest
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from confluent_kafka.schema_registry import SchemaRegistryClient
@@ -35,6 +36,11 @@ FACTORS = {5: -0.011, 6: -0.016, 7: -0.006}
 
 def consumed(settings: Settings, topic: str) -> list[tuple[bytes, bytes]]:
     """Every (key, value) of a topic, partition by partition."""
+    return [(message.key(), message.value()) for message in messages(settings, topic)]
+
+
+def messages(settings: Settings, topic: str) -> list[Message]:
+    """Every record of a topic, partition by partition."""
     consumer = Consumer(
         {
             "bootstrap.servers": settings.bootstrap_servers,
@@ -50,7 +56,7 @@ def consumed(settings: Settings, topic: str) -> list[tuple[bytes, bytes]]:
     while ended < len(partitions):
         for message in consumer.consume(10_000, timeout=0.1):
             if message.error() is None:
-                records.append((message.key(), message.value()))
+                records.append(message)
             else:
                 assert message.error().code() == KafkaError._PARTITION_EOF
                 ended += 1
@@ -183,6 +189,27 @@ def test_country_rows_arrive_as_legal_json_under_their_country(stack: Settings, 
     first = {"country": "Testland", "year": 2000, "iso_code": "XZZ", "co2": 1.5, "is_sample": False}
     assert rows[0] == first | nothing
     assert rows[1]["gdp"] == 20
+
+
+def test_a_run_tells_where_its_own_records_lie_also_between_those_of_another(stack: Settings, tmp_path: Path) -> None:
+    header = "country,year,iso_code,population,gdp,co2,co2_per_capita\n"
+    runs = {}
+    for name in ("Hereland", "Thereland"):
+        file = tmp_path / f"{name}.csv"
+        lines = (f"{name} {number},2000,,1,1,1,1\n" for number in range(4_000))
+        file.write_text(header + "".join(lines), encoding="utf-8")
+        runs[name] = file
+    with ThreadPoolExecutor(len(runs)) as both:
+        sent = {name: both.submit(produce_country_emissions, stack, source=str(file)) for name, file in runs.items()}
+    places: dict[str, list[tuple[int, int]]] = {name: [] for name in runs}
+    for message in messages(stack, country_emissions.TOPIC):
+        name = message.key().decode().partition(" ")[0]
+        if name in places:
+            places[name].append((message.partition(), message.offset()))
+    for name, run in sent.items():
+        told = [(one.partition, offset) for one in run.result().offsets for offset in range(one.start, one.end)]
+        assert len(told) == run.result().rows == 4_000
+        assert sorted(told) == sorted(places[name])
 
 
 def test_the_sample_stands_in_for_the_official_file_only_where_that_is_allowed(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ingest.contracts.contract import load_contracts
 from ingest.sources import owid_co2
 from ingest.sources.country_emissions import encode
-from ingest.sources.owid_co2 import COLUMNS, OwidError, OwidUnreachableError, fetch, read_country_years
+from ingest.sources.owid_co2 import COLUMNS, OwidError, OwidUnreachableError, fetch, path_of, read_country_years
 from ingest.sources.sample_countries import sample_country_years
 from services.settings import PROJECT_ROOT
 
@@ -67,6 +67,8 @@ def test_a_gzipped_file_is_read(tmp_path: Path) -> None:
         ([HEADER, "A,,AAA,1,1,1,1"], "1 rows without a country or a year"),
         ([HEADER, "A,2000,AAA,1,1,1,1,1,1"], "is not the CSV it should be"),
         (["<html>", "<body>Not found</body>"], "has no column country"),
+        ([HEADER], "has no row from 1900 on"),
+        ([HEADER, "A,1899,AAA,1,1,1,1"], "has no row from 1900 on"),
     ],
 )
 def test_a_file_that_is_wrong_is_one_sentence(tmp_path: Path, lines: list[str], sentence: str) -> None:
@@ -79,9 +81,23 @@ def test_no_file_an_empty_one_and_a_folder_are_told(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").touch()
     with pytest.raises(OwidError, match="is not the CSV"):
         read_country_years(tmp_path / "empty.csv")
-    for path in (tmp_path / "missing.csv", tmp_path):
-        with pytest.raises(OwidError, match="There is no file"):
-            read_country_years(path)
+    with pytest.raises(OwidError, match="There is no file"):
+        read_country_years(tmp_path / "missing.csv")
+    with pytest.raises(OwidError, match="is a folder: name the CSV in it"):
+        read_country_years(tmp_path)
+
+
+def test_a_source_is_a_path_or_a_file_url(tmp_path: Path) -> None:
+    file = tmp_path / "my countries.csv"
+    assert file.as_uri().endswith("my%20countries.csv")
+    for source in (str(file), file.as_uri(), file.as_uri().replace("file://", "file://localhost")):
+        assert path_of(source) == file
+    assert path_of("~/co2.csv") == Path.home() / "co2.csv"
+
+
+def test_a_file_url_with_two_slashes_is_told_to_name_a_machine() -> None:
+    with pytest.raises(OwidError, match="names the machine data: a file of this one is file:///"):
+        path_of("file://data/co2.csv")
 
 
 @given(
