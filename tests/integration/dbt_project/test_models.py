@@ -185,3 +185,27 @@ def test_the_views_show_the_latest_run_of_clusters(warehouse: Warehouse) -> None
     assert warehouse.rows("select run_id, count(*) from ml.cluster_analysis group by 1") == [("new", 12)]
     top = warehouse.rows("select emitter_rank, avg_co2 from ml.top_emitters_by_cluster order by 1")
     assert top == [(rank, 13.0 - rank) for rank in range(1, 11)]
+
+
+def test_the_yaml_lists_the_columns_that_the_database_has(warehouse: Warehouse) -> None:
+    """Of sources, seeds and models; the views on the clusters apart, whose contracts dbt checks."""
+    warehouse.transform.execute((PROJECT_ROOT / "ml" / "schema.sql").read_bytes())
+    found = {
+        (schema, table): set(columns)
+        for schema, table, columns in warehouse.rows(
+            "select relnamespace::regnamespace::text, relname::text, array_agg(attname::text) from pg_attribute"
+            " inner join pg_class on pg_class.oid = attrelid where attnum > 0 and not attisdropped group by 1, 2"
+        )
+    }
+    assert warehouse.dbt.manifest is not None
+    models = [
+        node
+        for node in warehouse.dbt.manifest.nodes.values()
+        if node.resource_type in ("model", "seed") and "ml" not in node.tags
+    ]
+    listed = {(node.schema, node.alias): set(node.columns) for node in models}
+    listed |= {
+        (source.schema, source.identifier): set(source.columns) for source in warehouse.dbt.manifest.sources.values()
+    }
+    differing = {table: columns ^ found[table] for table, columns in listed.items() if columns != found[table]}
+    assert differing == {}
