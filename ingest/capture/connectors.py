@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -102,16 +101,21 @@ class Connectors:
         offsets = [entry["offset"] for entry in found["offsets"] if (entry["offset"] or {}).get("lsn") is not None]
         return max(offsets, key=lambda offset: int(offset["lsn"]), default=None)
 
-    def begin_anew(self, name: str, while_stopped: Callable[[], None]) -> None:
-        """Stop a connector, let it forget how far it came, and start it again: it begins with a snapshot."""
+    def stop(self, name: str) -> None:
+        """Stop a connector, and wait until it has; how far it came, and its slot, stay."""
         self._ask("PUT", f"/connectors/{name}/stop")
         deadline = time.monotonic() + self._seconds
         while (state := self.state(name)) is not None and state.states != ("STOPPED",):
             if time.monotonic() > deadline:
                 raise ConnectError(f"Connector {name} does not stop: see Kafka Connect's log.")
             time.sleep(0.1)
+
+    def forget(self, name: str) -> None:
+        """Let a stopped connector forget how far it came: resumed, it begins with a snapshot."""
         self._ask("DELETE", f"/connectors/{name}/offsets")
-        while_stopped()
+
+    def resume(self, name: str) -> None:
+        """Let a stopped connector go on."""
         self._ask("PUT", f"/connectors/{name}/resume")
 
     def _ask(self, method: str, path: str, body: Any = None, may_lack: bool = False) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
 
-from ingest.capture.connectors import ConnectError, Connectors, configurations
+from ingest.capture.connectors import ANSWER_SECONDS, ConnectError, Connectors, configurations
 from services.errors import MendableError
 from services.settings import Settings
 
@@ -86,15 +89,6 @@ def refuse_gap(connectors: Connectors, connector: str, slot: SlotStatus) -> None
     )
 
 
-def drop_slot(settings: Settings, connector: str) -> None:
-    """Drop a connector's slot, if it is there; the connector must be stopped. Raises MendableError."""
-    with source(settings) as connection:
-        connection.execute(
-            "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s",
-            [configurations()[connector]["slot.name"]],
-        )
-
-
 def source(settings: Settings) -> psycopg.Connection:
     """A session of change capture's login on the source's database. Raises MendableError."""
     try:
@@ -105,7 +99,7 @@ def source(settings: Settings) -> psycopg.Connection:
             connect_timeout=CONNECT_SECONDS,
         )
     except psycopg.OperationalError as error:
-        raise MendableError(f"The captured database can't be reached ({str(error).strip()}): is it running?") from error
+        raise _away(error) from error
 
 
 def lsn_text(lsn: int) -> str:
@@ -116,11 +110,65 @@ def lsn_text(lsn: int) -> str:
 def snapshot(settings: Settings, connector: str) -> None:
     """Let a connector begin anew with a snapshot of its tables: what changed since it last captured is not told.
 
+    What ended in the middle is finished by doing it again. It never lets a connector go on whose slot may be gone: that
+    leaves it stopped, and says so.
+
     Raises:
-        MendableError: Connect or the database can't be reached.
+        MendableError: Connect or the database can't be reached, or the connector stands still now.
     """
     connectors = Connectors(settings)
     if connector not in configurations():
         raise ConnectError(f"There is no connector {connector}: they are {', '.join(configurations())}.")
-    connectors.apply(connector)
-    connectors.begin_anew(connector, lambda: drop_slot(settings, connector))
+    # Before anything is stopped: there is nothing to begin with where the database is away.
+    with source(settings) as connection:
+        connectors.apply(connector)
+        try:
+            connectors.stop(connector)
+            _await_unused(connection, connector)
+        except BaseException:
+            # Nothing is lost yet: it goes on from where it was.
+            with _or_stands_still(connector):
+                connectors.resume(connector)
+            raise
+        with _or_stands_still(connector):
+            # The slot first: from here on `status` says `lost`, and how to go on, until the offsets are forgotten too.
+            _drop(connection, connector)
+            connectors.forget(connector)
+            connectors.resume(connector)
+
+
+def _await_unused(connection: psycopg.Connection, connector: str) -> None:
+    """Until nobody reads from the slot: a task that was told to stop may take some seconds to let it go."""
+    slot = configurations()[connector]["slot.name"]
+    deadline = time.monotonic() + ANSWER_SECONDS
+    try:
+        while connection.execute("select from pg_replication_slots where slot_name = %s and active", [slot]).fetchone():
+            if time.monotonic() > deadline:
+                raise MendableError(f"Slot {slot} is in use by somebody else: see pg_stat_replication, and try again.")
+            time.sleep(0.1)
+    except psycopg.OperationalError as error:
+        raise _away(error) from error
+
+
+def _drop(connection: psycopg.Connection, connector: str) -> None:
+    """Drop a connector's slot, if it is there."""
+    connection.execute(
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s",
+        [configurations()[connector]["slot.name"]],
+    )
+
+
+@contextmanager
+def _or_stands_still(connector: str) -> Iterator[None]:
+    """Say of a step that failed what it leaves behind."""
+    try:
+        yield
+    except (MendableError, psycopg.Error) as error:
+        raise ConnectError(
+            f"Connector {connector} is stopped and stays so until `scopehouse capture snapshot {connector}` is run "
+            f"again: {str(error).strip()}"
+        ) from error
+
+
+def _away(error: psycopg.OperationalError) -> MendableError:
+    return MendableError(f"The captured database can't be reached ({str(error).strip()}): is it running?")

@@ -46,6 +46,8 @@ def _status(settings: Settings, name: str) -> CaptureStatus:
             why.append(f"{state.why}.")
         if slot is not None:
             refuse_gap(connectors, name, slot)
+            if word == "stopped" and slot.is_lost:
+                why.append(f"A snapshot broke off: run `scopehouse capture snapshot {name}` again.")
     except CaptureGapError as error:
         word, why = "lost", [str(error)]
     except ConnectError as error:

@@ -43,6 +43,12 @@ class Company:
         return slot_status(self.settings, CONNECTOR)
 
     @property
+    def state(self) -> tuple[str, ...]:
+        """Connect's words for the connector and its tasks."""
+        state = self.connectors.state(CONNECTOR)
+        return () if state is None else state.states
+
+    @property
     def has_failed(self) -> bool:
         state = self.connectors.state(CONNECTOR)
         return state is not None and state.has_failed

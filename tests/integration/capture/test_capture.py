@@ -17,6 +17,7 @@ from scopehouse.migration import migrate
 from services.embedded import postgres
 from services.embedded import stack as embedded
 from services.embedded.postgres import Postgres
+from services.errors import MendableError
 from services.settings import Settings
 from tests.integration.capture.conftest import Company, await_that
 
@@ -224,3 +225,66 @@ def test_change_capture_may_read_the_captured_tables_and_write_heartbeats_only(c
         ):
             with pytest.raises(InsufficientPrivilege):
                 connection.execute(statement)
+
+
+def test_a_snapshot_while_the_database_is_away_leaves_the_connector_as_it_was(company: Company) -> None:
+    embedded.kill(company.settings, "postgres")
+    with pytest.raises(MendableError, match="captured database can't be reached"):
+        snapshot(company.settings, CONNECTOR)
+    embedded.up(company.settings)
+    assert company.state != ("STOPPED",)
+    await_capture(company.settings)
+    told = company.change(2)
+    company.await_captured()
+    assert company.landed(told) == told
+
+
+def test_a_snapshot_that_fails_before_anything_is_dropped_lets_the_connector_go_on(
+    company: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Connectors.stop
+
+    def stop_and_fail(self: Connectors, name: str) -> None:
+        stop(self, name)
+        assert company.state == ("STOPPED",)
+        raise ConnectError("Connect fell silent.")
+
+    told = company.change(2)
+    with monkeypatch.context() as patch, pytest.raises(ConnectError, match=r"^Connect fell silent\.$"):
+        patch.setattr(Connectors, "stop", stop_and_fail)
+        snapshot(company.settings, CONNECTOR)
+    told += company.change(2)
+    await_capture(company.settings)
+    company.await_captured()
+    assert company.landed(told) == told
+
+
+@pytest.mark.parametrize("step", ["forget", "resume"])
+def test_a_snapshot_that_breaks_off_says_so_loses_nothing_silently_and_is_finished_by_the_next(
+    company: Company, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(self: Connectors, name: str) -> None:
+        raise ConnectError("Connect fell silent.")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ConnectError, match=r"is stopped .* `scopehouse capture snapshot adventure` .* fell silent\.$"),
+    ):
+        patch.setattr(Connectors, step, fail)
+        snapshot(company.settings, CONNECTOR)
+    assert (company.state, company.slot.wal_status) == (("STOPPED",), "missing")
+    (status,) = capture_status(company.settings)
+    assert status.state == ("lost" if step == "forget" else "stopped")
+    assert status.why is not None
+    assert "scopehouse capture snapshot adventure" in status.why
+    unseen = company.change(2)
+    if step == "forget":
+        # Resumed by hand it does not go on past what it missed.
+        company.connectors.resume(CONNECTOR)
+        await_that(lambda: company.has_failed, "the connector did not fail")
+        assert company.slot.wal_status == "missing"
+    snapshot(company.settings, CONNECTOR)
+    await_capture(company.settings)
+    told = company.change(2)
+    company.await_captured()
+    assert company.landed(unseen + told) == told
