@@ -62,6 +62,7 @@ def up(settings: Settings, report: Report = silent, only: Sequence[str] = NAMES,
     with _lock(settings, report):
         died = [each.name for each in status(settings) if each.state == "died"] if only == NAMES else []
         servers = [server(settings) for server in SERVERS if server.name in (*only, *more, *died)]
+        _refuse_shared_ports(servers)
         stopped = [server for server in servers if server.process() is None]
         for server in servers:
             if server in stopped:
@@ -168,6 +169,18 @@ def _stop(servers: list[Server], report: Report) -> None:
             stopped[server.name] = pool.submit(stop, server)
     for future in stopped.values():
         future.result()
+
+
+def _refuse_shared_ports(servers: list[Server]) -> None:
+    """Raise ServerError if two settings name the same port."""
+    variables: dict[int, str] = {}
+    for server in servers:
+        for variable, port in server.ports.items():
+            if port in variables:
+                raise ServerError(
+                    f"{variables[port]} and {variable} are both {port}: set one of them to another free port."
+                )
+            variables[port] = variable
 
 
 def _refuse_moved_ports(server: Server) -> None:
