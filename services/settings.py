@@ -196,6 +196,9 @@ def read_settings() -> Settings:
         SettingsError: a variable has a value that can't be used; the sentence names it.
     """
     state_dir = Path(os.environ.get("SCOPEHOUSE_STATE_DIR") or PROJECT_ROOT / ".scopehouse")
+    # It may be missing, or lie where nobody may write: with servers of one's own nothing needs it.
+    if not next(each for each in (state_dir, *state_dir.parents) if each.exists()).is_dir():
+        raise SettingsError(f"SCOPEHOUSE_STATE_DIR names {state_dir}, which can't be a folder: name another.")
     try:
         return Settings(_env_file=state_dir / "connections.env", _secrets_dir=_secrets_dir())  # type: ignore[call-arg]
     except ValidationError as error:

@@ -221,11 +221,18 @@ def _write_connections(settings: Settings) -> None:
 @contextmanager
 def _lock(settings: Settings, report: Report) -> Iterator[None]:
     """Hold the state folder's lock, so that two commands don't start or stop servers at once."""
-    if not settings.state_dir.exists():
-        settings.state_dir.mkdir(parents=True, exist_ok=True)  # another `up` may be as quick
-        settings.state_dir.chmod(0o755)  # whatever the umask: Postgres may run as another user
-    (settings.state_dir / "logs").mkdir(exist_ok=True)
-    with (settings.state_dir / "lock").open("w") as file:
+    try:
+        if not settings.state_dir.exists():
+            settings.state_dir.mkdir(parents=True, exist_ok=True)  # another `up` may be as quick
+            settings.state_dir.chmod(0o755)  # whatever the umask: Postgres may run as another user
+        (settings.state_dir / "logs").mkdir(exist_ok=True)
+        held = (settings.state_dir / "lock").open("w")
+    except OSError as error:
+        raise ServerError(
+            f"The state folder {settings.state_dir} can't be made or written ({error.strerror}): set "
+            "SCOPEHOUSE_STATE_DIR to a folder of your own."
+        ) from error
+    with held as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -53,3 +53,19 @@ def test_a_folder_of_secrets_that_is_not_there_is_named(secrets: Path, monkeypat
     monkeypatch.setenv("SCOPEHOUSE_SECRETS_DIR", str(secrets / "gone"))
     with pytest.raises(SettingsError, match=r"SCOPEHOUSE_SECRETS_DIR names .*gone, which is no folder"):
         read_settings()
+
+
+@pytest.mark.parametrize("below", ["", "/further/down"])
+def test_a_state_folder_that_is_a_file_or_below_one_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SCOPEHOUSE_STATE_DIR", f"{tmp_path}/file{below}")
+    with pytest.raises(SettingsError, match=rf"^SCOPEHOUSE_STATE_DIR names {tmp_path}/file{below}, "):
+        read_settings()
+
+
+def test_a_state_folder_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (str(tmp_path / "a" / "b"), "not/there/yet"):
+        monkeypatch.setenv("SCOPEHOUSE_STATE_DIR", name)
+        assert read_settings().state_dir == Path(name)

@@ -21,3 +21,8 @@ def test_two_settings_of_one_port_are_named_and_nothing_starts(tmp_path: Path, o
     with pytest.raises(ServerError, match=f"^{one} and {other} are both 22432: "):
         stack.up(settings)
     assert {each.state for each in stack.status(settings)} == {"stopped"}
+
+
+def test_a_state_folder_that_cannot_be_made_names_the_setting() -> None:
+    with pytest.raises(ServerError, match=r"/proc/x can't be made .*SCOPEHOUSE_STATE_DIR"):
+        stack.up(Settings(SCOPEHOUSE_STATE_DIR="/proc/x"))
