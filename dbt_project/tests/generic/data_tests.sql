@@ -19,6 +19,14 @@
 {% endtest %}
 
 
+{# The bounds of the column's quantity, as is_possible() has them; nulls pass. #}
+{% test possible(model, column_name) %}
+    select {{ column_name }}
+    from {{ model }}
+    where not {{ is_possible(column_name) }}
+{% endtest %}
+
+
 {# A condition that every row must meet; null counts as not met. #}
 {% test holds(model, condition) %}
     select *

@@ -17,6 +17,7 @@ final as (
         source_partition,
         source_offset
     from latest_revisions
+    where rejection_reason is null
 )
 
 select * from final
