@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import psycopg
-
 from ingest.capture.connectors import Connectors, configurations
 from ingest.database.migrate import migrate as migrate_ingestion
 from ingest.sources.bike_factors import set_up as set_up_adventure
 from ml.tables import make_tables
+from services.sessions import open_session
 from services.settings import Settings
 
 
@@ -21,7 +20,7 @@ def migrate(settings: Settings) -> None:
     """
     migrate_ingestion(settings)
     # As the role that will write them. Before the first clusters the views on them are built, and empty.
-    with psycopg.connect(settings.url_of("transform")) as connection:
+    with open_session(settings, "transform") as connection:
         make_tables(connection)
     if settings.connect_url is not None:
         if settings.adventure_database_url is not None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from scopehouse.progress import progress_bars
+from services.sessions import open_session
 from services.settings import settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -34,7 +35,7 @@ def list_(as_json: Json = False) -> None:
     from ingest.sink.inspection import waiting
     from ingest.sink.landing import connect
 
-    with connect(settings()) as connection:
+    with open_session(settings(), "ingest", connect) as connection:
         reasons = waiting(connection)
     if as_json:
         typer.echo(json.dumps({"dead_letters": [asdict(reason) for reason in reasons]}, default=_time))
@@ -61,7 +62,7 @@ def show(
     from ingest.sink.landing import connect
     from ingest.sink.writer_schemas import WriterSchemas
 
-    with connect(settings()) as connection:
+    with open_session(settings(), "ingest", connect) as connection:
         letter = asdict(show_one(connection, WriterSchemas(settings()), dead_letter_id))
     if as_json:
         typer.echo(json.dumps(letter, default=_time))

@@ -10,6 +10,7 @@ import structlog
 import typer
 
 from scopehouse.progress import progress_bars
+from services.sessions import open_session
 from services.settings import settings
 
 Topics = Annotated[list[str] | None, typer.Argument(help="Topics; all that have a contract by default.")]
@@ -105,6 +106,6 @@ def resume(topic: Annotated[str, typer.Argument(help="A topic that stands still.
     from ingest.sink.landing import connect
     from ingest.sink.limits import resume as resume_topic
 
-    with connect(settings()) as connection:
+    with open_session(settings(), "ingest", connect) as connection:
         count = resume_topic(connection, topic)
     typer.echo(f"{topic}: {count} partitions may go on" if count else f"{topic}: no partition stands still")

@@ -6,10 +6,12 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from dagster_pipelines.retention import expire_dead_letters
 from scopehouse.cli import app
+from scopehouse.migration import migrate
 from services import settings as settings_module
 from services.errors import MendableError
 from tests.integration.dead_letters.conftest import World
@@ -108,3 +110,9 @@ def test_the_nightly_job_deletes_as_the_command_does(world: World) -> None:
     assert expire_dead_letters.execute_in_process(resources={"settings": world.settings}).success
     assert world.letters(contract, "topic") == []
     assert world.mark(contract, "expired_dead_letter_count") == (1,)
+
+
+def test_migrate_names_the_setting_of_a_postgres_that_is_away(world: World) -> None:
+    away = world.settings.model_copy(update={"database_url": SecretStr("postgresql://a:hidden@127.0.0.1:1/nothing")})
+    with pytest.raises(MendableError, match=r"port 1 failed.*correct DATABASE_URL\.$"):
+        migrate(away)
