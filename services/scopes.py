@@ -23,6 +23,8 @@ from services.settings import Settings
 
 Range = tuple[int, int]
 
+_PREFIX = "scopehouse_bi_"
+
 
 class ScopeError(MendableError):
     """A scope can't be made; the sentence says why and what to do."""
@@ -37,7 +39,7 @@ def login_of(scope: str) -> str:
     """The scope's login. Raises ScopeError where the name is none."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", scope):
         raise ScopeError(f"A scope can't be called {scope!r}: use up to 40 small letters, digits and underscores.")
-    return f"scopehouse_bi_{scope}"
+    return f"{_PREFIX}{scope}"
 
 
 def read_ranges(text: str) -> list[Range]:
@@ -90,13 +92,24 @@ def remove(settings: Settings, scope: str) -> None:
     """Remove the scope's login, customers and password; who has its role in Superset reads nothing then.
 
     Raises:
-        ScopeError: Postgres can't be reached.
+        ScopeError: Postgres can't be reached, or there is nothing of such a scope.
     """
     login = login_of(scope)
-    (folder(settings) / login).unlink(missing_ok=True)
+    file = folder(settings) / login
+    was_there = file.exists()
+    file.unlink(missing_ok=True)
     with _owner(settings) as connection:
         connection.execute("delete from access.scopes where login = %s", [login])
+        known = connection.execute("select from pg_roles where rolname = %s", [login]).fetchone() is not None
         connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(login)))
+        logins = connection.execute("select distinct login from access.scopes order by login").fetchall()
+    if not (was_there or known):
+        others = [other.removeprefix(_PREFIX) for (other,) in logins]
+        raise ScopeError(
+            f"There is no scope {scope}: the scopes are {', '.join(others)}."
+            if others
+            else f"There is no scope {scope}, nor any other."
+        )
 
 
 @contextmanager

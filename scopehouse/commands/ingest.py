@@ -103,9 +103,14 @@ def resume(topic: Annotated[str, typer.Argument(help="A topic that stands still.
 
     Example: scopehouse ingest resume tracking_events
     """
+    from ingest.contracts.contract import load_contracts
     from ingest.sink.landing import connect
     from ingest.sink.limits import resume as resume_topic
+    from services.errors import MendableError
 
     with open_session(settings(), "ingest", connect) as connection:
         count = resume_topic(connection, topic)
+    contracts = load_contracts(settings().contracts_dir)
+    if not count and topic not in contracts:
+        raise MendableError(f"Topic {topic} has no contract: the topics are {', '.join(contracts)}.")
     typer.echo(f"{topic}: {count} partitions may go on" if count else f"{topic}: no partition stands still")

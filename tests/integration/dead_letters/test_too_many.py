@@ -50,6 +50,10 @@ def test_a_drain_stops_the_partition_only_and_says_so_at_the_end(world: World) -
         assert world.letters(contract, "partition") == [(1,)]
     resumed = CliRunner().invoke(app, ["ingest", "resume", contract.topic])
     assert "1 partitions may go on" in resumed.output
+    assert "no partition stands still" in CliRunner().invoke(app, ["ingest", "resume", "tracking_events"]).output
+    unknown = CliRunner().invoke(app, ["ingest", "resume", "nope"])
+    assert unknown.exit_code == 1
+    assert str(unknown.exception).startswith("Topic nope has no contract: the topics are ")
     drained = world.drain(contract)[contract.topic]
     assert (drained.rows, drained.dead_letters) == (10, 20)
 
