@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Annotated
 
 import typer
@@ -11,6 +12,15 @@ import typer
 from scopehouse.progress import progress_bars
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
+
+MOST_A_SECOND = 1_000_000
+
+
+def _no_nan(rate: float | None) -> float | None:
+    """Refuse what is no number: it is within any range."""
+    if rate is not None and math.isnan(rate):
+        raise typer.BadParameter(f"it must be a number from 0.001 to {MOST_A_SECOND}.")
+    return rate
 
 
 def mount(app: typer.Typer) -> None:
@@ -28,6 +38,8 @@ def tracking_events(
         float | None,
         typer.Option(
             min=0.001,
+            max=MOST_A_SECOND,
+            callback=_no_nan,
             show_default=False,
             help="Events a second, dated now. Without it: as fast as possible, dated from October 2025 on.",
         ),
@@ -94,7 +106,13 @@ def bike_factors(
     seed: Annotated[int, typer.Option(min=0, max=1_000_000, help="Which stream of changes.")] = 1,
     rate: Annotated[
         float | None,
-        typer.Option(min=0.001, show_default=False, help="Changes a second. Without it: as fast as possible."),
+        typer.Option(
+            min=0.001,
+            max=MOST_A_SECOND,
+            callback=_no_nan,
+            show_default=False,
+            help="Changes a second. Without it: as fast as possible.",
+        ),
     ] = None,
     as_json: _Json = False,
 ) -> None:
