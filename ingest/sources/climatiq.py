@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import Generic, Self, TypeVar
@@ -126,13 +126,18 @@ class Reply(Generic[T]):
 
 
 def in_cents(price_usd: float | Decimal) -> Decimal:
-    """A price as it is asked and kept: US dollars in whole cents.
+    """A price as it is asked and kept: US dollars in whole cents, by Postgres's `round(price_usd::numeric, 2)`.
 
     Raises:
         ValueError: it is less than one cent, or not less than HIGHEST_PRICE_USD.
     """
-    price = Decimal(str(price_usd))
-    if not price.is_finite() or price >= HIGHEST_PRICE_USD or (cents := price.quantize(_CENT)) <= 0:
+    # SQL looks the estimate up by its own rounding: of 15 digits of a double, and half cents up.
+    price = Decimal(f"{price_usd:.15g}") if isinstance(price_usd, float) else Decimal(price_usd)
+    if (
+        not price.is_finite()
+        or price_usd >= HIGHEST_PRICE_USD
+        or (cents := price.quantize(_CENT, rounding=ROUND_HALF_UP)) <= 0
+    ):
         raise ValueError(f"{price_usd} is no price: it must be at least one cent and below {HIGHEST_PRICE_USD:,} USD")
     return cents
 

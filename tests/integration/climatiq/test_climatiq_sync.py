@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -19,7 +21,7 @@ from psycopg import errors
 
 from ingest.climatiq_sync import BudgetSpentError, Ledger, SyncSummary, sync
 from ingest.database.migrate import migrate
-from ingest.sources.climatiq import KeyRefusedError
+from ingest.sources.climatiq import KeyRefusedError, in_cents
 from services.settings import Settings
 from tests.fakes.climatiq import KEY, FakeClimatiq, Trouble
 
@@ -391,6 +393,18 @@ def test_the_command_asks_every_price_that_a_bike_model_has_had(settings: Settin
     assert {each["price_usd"]: round(each["kg_co2e"], 2) for each in summary["asked"]} == NUMBERS
     assert "240.07 kg CO2e (release 29, from cache)" in again.stdout
     assert "0 asked, 3 from cache, 0 failed; 0 calls, 247 left this month." in again.stdout
+
+
+def test_cents_are_those_by_which_sql_looks_the_estimate_up(owner: psycopg.Connection) -> None:
+    chance = random.Random(1)
+    halves = [chance.randrange(10 ** chance.randint(1, 10)) / 100 + 0.005 for _ in range(300)]
+    prices = [
+        *(1912.125, 1.005, 0.125, 999_999_999.995),
+        *(near for half in halves for near in (half, math.nextafter(half, 0), math.nextafter(half, math.inf))),
+        *(10 ** chance.uniform(-2, 9) for _ in range(500)),
+    ]
+    by_sql = owner.execute("select round(price::numeric, 2) from unnest(%s::float8[]) as price", [prices]).fetchall()
+    assert [in_cents(price) for price in prices] == [cents for (cents,) in by_sql]
 
 
 def test_a_price_that_can_be_none_is_a_wrong_call(settings: Settings, fake: FakeClimatiq) -> None:

@@ -227,13 +227,20 @@ def test_a_wait_is_never_shorter_than_the_api_asks_and_grows_without_a_wish() ->
 
 
 @pytest.mark.parametrize(
-    ("price", "cents"), [(1481.9379, "1481.94"), (1481.94, "1481.94"), (7, "7.00"), (0.01, "0.01")]
+    ("price", "cents"),
+    [
+        *[(1481.9379, "1481.94"), (1481.94, "1481.94"), (7, "7.00"), (0.01, "0.01")],
+        # Half cents go up, as SQL rounds them.
+        *[(1912.125, "1912.13"), (1.005, "1.01"), (0.125, "0.13"), (Decimal("1912.125"), "1912.13")],
+        # SQL takes 15 digits of a double.
+        (0.12499999999999999, "0.13"),
+    ],
 )
-def test_a_price_is_asked_in_cents(price: float, cents: str) -> None:
+def test_a_price_is_asked_in_cents(price: float | Decimal, cents: str) -> None:
     assert str(in_cents(price)) == cents
 
 
-@pytest.mark.parametrize("price", [0, -1.0, 0.001, 1e9, 1e300, float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("price", [0, -1.0, 0.001, 0.0049, 1e9, 1e300, float("nan"), float("inf"), float("-inf")])
 def test_what_is_no_price_is_refused(price: float) -> None:
     with pytest.raises(ValueError, match="is no price"):
         in_cents(price)
