@@ -47,7 +47,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
             ),
         ],
         resources={"settings": settings or dg.ResourceDefinition(lambda _: read_settings())},
-        # A process for each of four steps would import dbt and Dagster four times.
+        # A process for each of five steps would import dbt and Dagster five times.
         executor=dg.in_process_executor,
     )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_pipelines.clusters import FEATURES
 from dagster_pipelines.dbt_project import DbtProject, NodeResult
 from dagster_pipelines.translator import WarehouseTranslator, domain_of
 from services.settings import Settings
@@ -14,24 +15,40 @@ _CLUSTER_SCHEMA = "ml"
 
 
 def dbt_assets(manifest: Mapping[str, Any]) -> list[dg.AssetsDefinition]:
-    """The whole dbt project: what comes before the clusters, and what is built on them.
+    """The whole dbt project, in the parts of `parts_of`: a failure in one stops just what is built on it.
 
-    Any part can be built alone, so that a retry from the failed assets builds just those.
+    Any node can be built alone, so that a retry from the failed assets builds just those.
     """
     nodes = {**manifest["nodes"], **manifest["unit_tests"]}
-    on_clusters = downstream_of(
-        manifest,
-        [name for name, source in manifest["sources"].items() if source["schema"] == _CLUSTER_SCHEMA],
-    )
     translator = WarehouseTranslator()
     return [
         _build_of(name, {unique_id: nodes[unique_id] for unique_id in ids}, manifest, translator)
-        for name, ids in (
-            ("dbt_build", [each for each in nodes if each not in on_clusters]),
-            ("dbt_build_on_clusters", [each for each in nodes if each in on_clusters]),
-        )
+        for name, ids in parts_of(manifest).items()
         if ids
     ]
+
+
+def parts_of(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The unique ids of all nodes, by the step that builds them.
+
+    Dagster stops all that hangs on a step that failed, whichever of its nodes it was. So what the clusters need, and
+    what else is built of that, is a step of its own: the clusters hang on nothing else.
+    """
+    nodes = {**manifest["nodes"], **manifest["unit_tests"]}
+    clusters = [unique_id for unique_id, source in manifest["sources"].items() if source["schema"] == _CLUSTER_SCHEMA]
+    on_clusters = downstream_of(manifest, clusters)
+    features = [
+        unique_id
+        for unique_id, node in nodes.items()
+        if node["resource_type"] in _ASSET_TYPES and WarehouseTranslator().get_asset_key(node) == FEATURES
+    ]
+    needed = {*features, *upstream_of(manifest, features)}
+    countries = (needed | downstream_of(manifest, needed)) - on_clusters
+    return {
+        "dbt_build": [each for each in nodes if each not in countries | on_clusters],
+        "dbt_build_countries": [each for each in nodes if each in countries],
+        "dbt_build_on_clusters": [each for each in nodes if each in on_clusters],
+    }
 
 
 def landed_tables(manifest: Mapping[str, Any]) -> list[dg.AssetSpec]:
@@ -46,13 +63,22 @@ def landed_tables(manifest: Mapping[str, Any]) -> list[dg.AssetSpec]:
 
 def downstream_of(manifest: Mapping[str, Any], roots: Collection[str]) -> set[str]:
     """The unique ids of all that depends on `roots`, near or far, without the roots."""
+    return _reached(manifest["child_map"], roots)
+
+
+def upstream_of(manifest: Mapping[str, Any], roots: Collection[str]) -> set[str]:
+    """The unique ids of all that `roots` depend on, near or far, without the roots."""
+    return _reached(manifest["parent_map"], roots)
+
+
+def _reached(neighbours: Mapping[str, Collection[str]], roots: Collection[str]) -> set[str]:
     found: set[str] = set()
     waiting = list(roots)
     while waiting:
-        for child in manifest["child_map"].get(waiting.pop(), []):
-            if child not in found:
-                found.add(child)
-                waiting.append(child)
+        for neighbour in neighbours.get(waiting.pop(), []):
+            if neighbour not in found:
+                found.add(neighbour)
+                waiting.append(neighbour)
     return found
 
 

@@ -20,7 +20,7 @@ from services.settings import PROJECT_ROOT, Settings
 
 OWID = PROJECT_ROOT.parent / "shared" / "data" / "countries" / "owid_co2.csv"
 EVENTS = 2_000
-STEPS = ["drain_topics", "dbt_build", "cluster_countries", "dbt_build_on_clusters"]
+STEPS = ["drain_topics", "dbt_build", "dbt_build_countries", "cluster_countries", "dbt_build_on_clusters"]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,14 @@ def first(house: Settings, steps_seen: list[tuple[str, bool]]) -> JobRun:
 def members(connection: psycopg.Connection, run_id: str) -> set[tuple[str, int]]:
     rows = connection.execute("select country, cluster from ml.co2_clusters where run_id = %s", [run_id])
     return set(rows.fetchall())
+
+
+def built_last_by(run: JobRun, house: Settings, key: str) -> bool:
+    """Whether the newest materialisation of an asset, which an earlier run has built, is the run's."""
+    with open_instance(house) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey.from_user_string(key))
+    assert event is not None
+    return event.run_id == run.run_id
 
 
 def test_the_first_run_takes_all_in_and_builds_it(first: JobRun, house: Settings) -> None:
@@ -125,14 +133,41 @@ def test_a_failed_dbt_test_is_a_failed_check_and_stops_what_needs_it(house: Sett
     assert run.tests_failed == 1
     assert run.clusters is None
     assert len(run.failures) == 1
-    assert run.failures[0].startswith("dbt_build: dbt: 1 failed (source_unique_combination_owid_emissions_topic")
+    assert run.failures[0].startswith(
+        "dbt_build_countries: dbt: 1 failed (source_unique_combination_owid_emissions_topic"
+    )
+    assert built_last_by(run, house, "mobility/mart_customer_savings"), "what does not need it goes on"
+    assert not built_last_by(run, house, "countries/mart_country_features")
+
+
+@pytest.fixture
+def trip_of_no_bike_model(first: JobRun, house: Settings) -> Iterator[None]:
+    """One measurement is a trip although nothing is known of its bike model."""
+    one = "update intermediate.int_mobility__measurements set rejection_reason = %s, bike_model_key = %s where "
+    with psycopg.connect(house.url_of("transform"), autocommit=True) as connection:
+        lowest = "measurement_key = (select min(measurement_key) from intermediate.int_mobility__measurements)"
+        connection.execute(one + lowest, [None, "of no model"])
+        yield
+        connection.execute(one + "bike_model_key = 'of no model'", ["unknown_bike_model", None])
+
+
+@pytest.mark.usefixtures("trip_of_no_bike_model")
+def test_a_failed_test_of_a_trip_fails_the_run_and_the_clusters_are_made_all_the_same(
+    first: JobRun, house: Settings
+) -> None:
+    run = run_job("demo", house)
+    assert run.tests_failed == 1
+    assert len(run.failures) == 1
+    assert run.failures[0].startswith("dbt_build: dbt: 1 failed (relationships_fct_trip_emissions_bike_model_key")
+    assert first.clusters is not None
+    assert run.clusters is not None
+    assert run.clusters.countries == first.clusters.countries
+    assert built_last_by(run, house, "ml/cluster_analysis")
+    assert not built_last_by(run, house, "mobility/mart_customer_savings")
     with open_instance(house) as instance:
-        built = instance.get_latest_materialization_event(dg.AssetKey(["mobility", "fct_trip_emissions"]))
-        stopped = instance.get_latest_materialization_event(dg.AssetKey(["countries", "mart_country_features"]))
-    assert built is not None
-    assert stopped is not None
-    assert built.run_id == run.run_id, "what does not need it goes on"
-    assert stopped.run_id != run.run_id
+        recorded = instance.get_run_by_id(run.run_id)
+    assert recorded is not None
+    assert recorded.status == dg.DagsterRunStatus.FAILURE
 
 
 def test_a_partition_that_stands_still_is_a_failed_check_and_what_is_built_goes_on(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import dagster as dg
 import pytest
 
-from dagster_pipelines.dbt_project import DbtProject
 from dagster_pipelines.definitions import build_defs
 from dagster_pipelines.topics import STANDSTILL
 from services.settings import Settings
@@ -70,15 +72,6 @@ GROUPS = {
 
 
 @pytest.fixture(scope="module")
-def nowhere(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings that know of no server."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in Settings.model_fields.values():
-            patch.delenv(str(name.alias), raising=False)
-        return Settings(state_dir=tmp_path_factory.mktemp("state"))
-
-
-@pytest.fixture(scope="module")
 def definitions(nowhere: Settings) -> dg.Definitions:
     return build_defs(nowhere)
 
@@ -94,8 +87,7 @@ def test_every_asset_is_described(definitions: dg.Definitions) -> None:
     assert [spec.key for spec in definitions.resolve_all_asset_specs() if not spec.description] == []
 
 
-def test_every_dbt_test_is_a_check(definitions: dg.Definitions, nowhere: Settings) -> None:
-    manifest = DbtProject(nowhere).manifest()
+def test_every_dbt_test_is_a_check(definitions: dg.Definitions, manifest: Mapping[str, Any]) -> None:
     data_tests = [node for node in manifest["nodes"].values() if node["resource_type"] == "test"]
     tests = {node["name"] for node in (*data_tests, *manifest["unit_tests"].values())}
     checks = {key.name for key in definitions.resolve_asset_graph().asset_check_keys}
@@ -106,8 +98,19 @@ def test_every_dbt_test_is_a_check(definitions: dg.Definitions, nowhere: Setting
 def test_the_demo_runs_everything_in_order(definitions: dg.Definitions) -> None:
     job = definitions.resolve_job_def("demo")
     assert job.asset_layer.selected_asset_keys == definitions.resolve_asset_graph().materializable_asset_keys
-    order = [node.name for node in job.nodes_in_topological_order]
-    assert order == ["drain_topics", "dbt_build", "cluster_countries", "dbt_build_on_clusters"]
+    steps = "drain_topics dbt_build dbt_build_countries cluster_countries dbt_build_on_clusters"
+    assert [node.name for node in job.nodes_in_topological_order] == steps.split()
+
+
+def test_no_step_of_dbt_hangs_on_another_domains(definitions: dg.Definitions) -> None:
+    """Dagster stops all that hangs on a step that failed: what is of countries alone goes on when mobility fails."""
+    graph = definitions.resolve_asset_graph()
+    steps = {definition.op.name: definition.keys for definition in graph.assets_defs if definition.is_executable}
+    for step in ("dbt_build_countries", "cluster_countries", "dbt_build_on_clusters"):
+        hangs_on = set().union(*(graph.get(key).parent_keys for key in steps[step]))
+        assert {graph.get(key).group_name for key in steps[step] | hangs_on} == {"countries"}
+    hangs_on = set().union(*(graph.get(key).parent_keys for key in steps["dbt_build"]))
+    assert hangs_on.isdisjoint(steps["dbt_build_countries"] | steps["dbt_build_on_clusters"])
 
 
 @pytest.mark.parametrize(("name", "job"), [("hourly", "demo"), ("nightly_retention", "expire_dead_letters")])
