@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from services.errors import MendableError
 from services.settings import PROJECT_ROOT, postgres_environment, read_settings, settings
 
 if TYPE_CHECKING:
@@ -192,10 +194,25 @@ def ui(
 
     Example: scopehouse ui --port 3001
     """
+    _refuse_taken_port(port)
     environment = {**os.environ, **connection_environment()}
-    words = ("-m", "dagster", "dev", "-m", "dagster_pipelines.definitions", "-h", "127.0.0.1", "-p", str(port))
+    # Dagster would have `dg dev` instead, which needs a package of its own.
+    quietly = ("-W", "ignore:Function `dev_command` is superseded:FutureWarning")
+    dagster = ("-m", "dagster", "dev", "-m", "dagster_pipelines.definitions", "-h", "127.0.0.1", "-p", str(port))
     os.chdir(PROJECT_ROOT)
-    os.execve(sys.executable, (sys.executable, *words), environment)  # noqa: S606 - no shell is wanted
+    os.execve(sys.executable, (sys.executable, *quietly, *dagster), environment)  # noqa: S606 - no shell is wanted
+
+
+def _refuse_taken_port(port: int) -> None:
+    """Dagster would load for long before its web server tells."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise MendableError(
+                f"Port {port} can't be used ({error.strerror}): stop what uses it, or give a free one by --port."
+            ) from None
 
 
 def connection_environment() -> dict[str, str]:
