@@ -78,6 +78,7 @@ def run_job(name: str, settings: Settings, on_step: OnStep | None = None) -> Job
 
     Raises:
         MendableError: the definitions can't be loaded (the dbt project does not parse).
+        KeyboardInterrupt: somebody pressed Ctrl-C meanwhile. The run has failed by then.
     """
     job = build_defs(settings).resolve_job_def(name)
     run_id = str(uuid4())
@@ -92,7 +93,20 @@ def run_job(name: str, settings: Settings, on_step: OnStep | None = None) -> Job
             raise_on_error=False,
             run_id=run_id,
         )
+    if was_interrupted(result):
+        raise KeyboardInterrupt
     return _facts(result, recorder.seconds)
+
+
+def was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether a step ended by Ctrl-C, which Dagster takes for a failure like any other."""
+    for event in result.get_step_failure_events():
+        error = event.step_failure_data.error
+        while error is not None:
+            if error.cls_name in ("KeyboardInterrupt", "DagsterExecutionInterruptedError"):
+                return True
+            error = error.cause
+    return False
 
 
 @dataclass(slots=True)
