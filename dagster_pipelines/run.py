@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import TextIO
+from typing import Any, TextIO
 from uuid import uuid4
 
 import dagster as dg
@@ -101,7 +101,7 @@ def run_job(name: str, settings: Settings, on_step: OnStep | None = None) -> Job
 def was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
     """Whether a step ended by Ctrl-C, which Dagster takes for a failure like any other."""
     for event in result.get_step_failure_events():
-        error = event.step_failure_data.error
+        error: Any = event.step_failure_data.error
         while error is not None:
             if error.cls_name in ("KeyboardInterrupt", "DagsterExecutionInterruptedError"):
                 return True
