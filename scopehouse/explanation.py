@@ -20,8 +20,16 @@ from services.errors import MendableError
 from services.settings import Settings
 
 TABLE = "mobility.fct_trip_emissions"
+MEASUREMENT_KEY = re.compile(r"-?\d+-\d+")
 _CHANGES = "adventure.public.bike_emissions"
 _RELATIVE_TOLERANCE = 1e-9
+# A version's columns, as the change log has them.
+_OF_CHANGE = {
+    "name": "name",
+    "purchase_price_usd": "avg_cost",
+    "scope1_kg_co2e_per_km": "co2e_km_scope1",
+    "scope2_kg_co2e_per_km": "co2e_km_scope2",
+}
 
 _UNITS = (
     ("_kg_co2e_per_km", "kg CO2e/km"),
@@ -69,7 +77,8 @@ class Explanation:
     """Everything behind one row. Maps hold columns as JSON has them, times are UTC.
 
     `problems` has a sentence for each thing that does not fit; empty where the row is as it should be. `bike_model` is
-    None for a model that had no version then, `dbt_run` where the run is not on record.
+    None for a model that had no version then, `dbt_run` where the run is not on record. A change of the bike model has
+    raw's columns and `_topic`; `_dead_letter` has its partition and offset before it was replayed, else None.
     """
 
     table: str
@@ -98,7 +107,8 @@ def explain(settings: Settings, table: str, key: str | None, event_id: int | Non
     """Explain the row of `table` with that key, or the trip of an event, or without both the latest.
 
     Raises:
-        ExplainError: there is no such row, there are several, or the tables have not been built.
+        ExplainError: there is no such row (it says so where it was rejected), there are several, or the tables have not
+            been built.
         MendableError: Postgres can't be reached.
     """
     if table != TABLE:
@@ -131,20 +141,58 @@ def _find(connection: psycopg.Connection[dict[str, Any]], key: str | None, event
         ).fetchall()
         what = "trip"
     else:
-        if not re.fullmatch(r"-?\d+-\d+", key):
-            raise ExplainError(
-                f"{key} is no key of {TABLE}: give a measurement_key, the event's id and the place in it (as 17-2)."
-            )
         rows = connection.execute(
             "select measurement_key from mobility.fct_trip_emissions where measurement_key = %s", [key]
         ).fetchall()
         what = f"row with the key {key}"
     if not rows:
+        _say_if_rejected(connection, key, event_id)
+        if key is not None and not MEASUREMENT_KEY.fullmatch(key):
+            raise ExplainError(
+                f"{key} is no key of {TABLE}: give a measurement_key, the event's id and the place in it (as 17-2)."
+            )
         raise ExplainError(f"{TABLE} has no {what}: `--latest` explains the latest trip.")
     if len(rows) > 1:
         keys = ", ".join(row["measurement_key"] for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
         raise ExplainError(f"{TABLE} has more than one {what}: give one of {keys}.")
     return str(rows[0]["measurement_key"])
+
+
+def _say_if_rejected(connection: psycopg.Connection[dict[str, Any]], key: str | None, event_id: int | None) -> None:
+    """Raises ExplainError where the measurement was rejected, or one of the event, or the event whole (by the sink)."""
+    of_key = re.match(r"(-?\d{1,18})-", key or "")
+    rejected = connection.execute(
+        """
+        select
+            rejected_measurement_key,
+            rejection_reason,
+            rejection_detail,
+            source_topic,
+            coalesce(letters.partition, source_partition) as source_partition,
+            coalesce(letters."offset", source_offset) as source_offset
+        from mobility.rejected_measurements as rejected
+        left join ingest.dead_letters as letters
+            on
+                letters.topic = source_topic
+                and letters.replayed_partition = source_partition
+                and letters.replayed_offset = source_offset
+        where
+            rejected_measurement_key = %(key)s::text
+            or rejected.event_id = %(event)s::numeric
+            or (rejected.event_id = %(event_of_key)s::numeric and customer_id is null)
+        order by rejected_measurement_key <> %(key)s::text, rejected_measurement_key
+        """,
+        {"key": key, "event": event_id, "event_of_key": of_key and of_key[1]},
+    ).fetchall()
+    if rejected:
+        first, more = rejected[0], len(rejected) - 1
+        raise ExplainError(
+            f"{key or f'Event {event_id}'} was rejected as {first['rejection_reason']} "
+            f"({first['rejection_detail'].rstrip('.')}): its record is {first['source_topic']}, "
+            f"partition {first['source_partition']}, offset {first['source_offset']}, "
+            f"see {first['rejected_measurement_key']}{f' and {more} more' if more else ''} in "
+            "mobility.rejected_measurements."
+        )
 
 
 def _explain(settings: Settings, connection: psycopg.Connection[dict[str, Any]], key: str) -> Explanation:
@@ -284,8 +332,8 @@ def formulas_of(
             "break_even_percent",
             "-total_operating_kg_co2e / production_kg_co2e * 100",
             "-({}) kg CO2e / {} kg CO2e * 100",
-            [row["total_operating_kg_co2e"], row["production_kg_co2e"] or None],
-            lambda a, b: -a / b * 100,
+            [row["total_operating_kg_co2e"], row["production_kg_co2e"]],
+            lambda a, b: -a / b * 100 if b else None,
         ),
     ]
     return [_formula(row, *step) for step in steps]
@@ -319,6 +367,15 @@ def problems_of(explanation: Explanation, measurement: Mapping[str, Any] | None)
     ]
     if model and not model["valid_from"] <= row["event_at"] < model["valid_to"] and model["valid_from"] != "-infinity":
         found.append("The bike model's version was not valid at the event's time.")
+    if model and not explanation.bike_model_changes:
+        found.append("The change that the bike model's version came by is not in the log.")
+    for change in explanation.bike_model_changes if model else ():
+        # What can't be true is not known in the version.
+        found += [
+            f"The bike model's {name} is {model[name]}, its change says {change[of_change]}."
+            for name, of_change in _OF_CHANGE.items()
+            if model[name] is not None and model[name] != change[of_change]
+        ]
     if row["bike_model_key"] is not None and model is None:
         found.append("The bike model's version is not there any more: run `dbt build`.")
     if explanation.record.content is None:
@@ -372,29 +429,78 @@ def _inputs(
 
 
 def _changes(connection: psycopg.Connection[dict[str, Any]], model: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The change log's entry that a version of a bike model was made from; its first repeat, if it was read again."""
+    """The change log's entry that a version of a bike model was made from; its first repeat, if it was read again.
+
+    Lives, order and times are those of dim_bike_model, of the changes that it has read.
+    """
     found = connection.execute(
         """
-        select to_jsonb(log) as found
-        from raw.adventure_public_bike_emissions as log
+        with transactions as (
+            select distinct on (log._source_at) log.*
+            from raw.adventure_public_bike_emissions as log
+            inner join ingest.model_offsets as mark
+                on
+                    mark.model = 'mobility.dim_bike_model'
+                    and mark.topic = %(topic)s
+                    and mark.partition = log._kafka_partition
+                    and log._kafka_offset < mark.next_offset
+            where log.product_category_id = %(bike_model_id)s
+            order by
+                log._source_at, log._source_lsn desc, log._kafka_partition < 0, log._kafka_partition, log._kafka_offset
+        ),
+
+        lives as (
+            select
+                *,
+                row_number() over in_order as change_number,
+                max(_source_at) filter (where _op = 'd') over earlier as previous_deleted_at
+            from transactions
+            window
+                in_order as (order by _source_lsn, _source_at),
+                earlier as (in_order rows between unbounded preceding and 1 preceding)
+        ),
+
+        starts as (
+            select
+                *,
+                jsonb_build_array(name, avg_cost, co2e_km_scope1, co2e_km_scope2) as described
+            from lives
+            where
+                _op <> 'd'
+                and case
+                    when %(valid_from)s = '-infinity' then _op = 'r' and change_number = 1
+                    else greatest(modified_at, previous_deleted_at) = %(valid_from)s::timestamptz
+                end
+        )
+
+        select
+            to_jsonb(log) as found,
+            letters.partition,
+            letters."offset"
+        from starts
+        inner join raw.adventure_public_bike_emissions as log using (_kafka_partition, _kafka_offset)
+        left join ingest.dead_letters as letters
+            on
+                letters.topic = %(topic)s
+                and letters.replayed_partition = log._kafka_partition
+                and letters.replayed_offset = log._kafka_offset
         where
-            product_category_id = %(model)s
-            and _op <> 'd'
-            and (%(from)s = '-infinity' or modified_at <= %(from)s::timestamptz)
-            and avg_cost = %(price)s and co2e_km_scope1 = %(scope1)s and co2e_km_scope2 = %(scope2)s
-        order by
-            case when %(from)s <> '-infinity' then modified_at end desc, _source_lsn, _kafka_partition, _kafka_offset
+            starts.change_number > coalesce((select max(change_number) from starts where described <> (
+                select described from starts order by change_number desc limit 1
+            )), 0)
+        order by starts.change_number
         limit 1
         """,
-        {
-            "model": model["bike_model_id"],
-            "from": model["valid_from"],
-            "price": model["purchase_price_usd"],
-            "scope1": model["scope1_kg_co2e_per_km"],
-            "scope2": model["scope2_kg_co2e_per_km"],
-        },
+        {"topic": _CHANGES, **model},
     ).fetchall()
-    return [{"_topic": _CHANGES, **each["found"]} for each in found]
+    return [
+        {
+            "_topic": _CHANGES,
+            **each["found"],
+            "_dead_letter": None if each["partition"] is None else [each["partition"], each["offset"]],
+        }
+        for each in found
+    ]
 
 
 def _one(connection: psycopg.Connection[dict[str, Any]], query: str, parameters: list[Any]) -> dict[str, Any] | None:

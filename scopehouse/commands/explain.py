@@ -76,7 +76,7 @@ def _lines(explanation: Explanation) -> Iterator[str]:
         yield f"    = {formula.with_numbers} = {_number(formula.result)} {formula.unit}, {verdict}"
     yield ""
     yield from _factor(explanation)
-    yield from _bike_model(explanation)
+    yield from bike_model_lines(explanation)
     yield from _record(explanation)
     yield ""
     yield "Written by"
@@ -120,7 +120,8 @@ def _factor(explanation: Explanation) -> Iterator[str]:
     yield ""
 
 
-def _bike_model(explanation: Explanation) -> Iterator[str]:
+def bike_model_lines(explanation: Explanation) -> Iterator[str]:
+    """The paragraph on the bike model's version and the change that it came by."""
     yield "Bike model"
     model = explanation.bike_model
     if model is None:
@@ -131,10 +132,14 @@ def _bike_model(explanation: Explanation) -> Iterator[str]:
             f"version {model['bike_model_key']}"
         )
     for change in explanation.bike_model_changes:
+        in_raw = (change["_kafka_partition"], change["_kafka_offset"])
+        partition, offset = change["_dead_letter"] or in_raw
         yield (
-            f"  change: {change['_topic']}, partition {change['_kafka_partition']}, offset {change['_kafka_offset']} "
+            f"  change: {change['_topic']}, partition {partition}, offset {offset} "
             f"(op {change['_op']}, LSN {change['_source_lsn']}, committed {change['_source_at']})"
         )
+        if change["_dead_letter"]:
+            yield "  it was a dead letter first; in raw it is partition {}, offset {}".format(*in_raw)
     yield ""
 
 

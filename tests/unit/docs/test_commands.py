@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from scopehouse.cli import app
+from scopehouse.explanation import MEASUREMENT_KEY, TABLE
 from services.settings import PROJECT_ROOT
 
 PAGES = sorted(page for pattern in ("*.md", "dbt_project/*.md", "docs/*.md") for page in PROJECT_ROOT.glob(pattern))
@@ -46,6 +47,11 @@ def test_what_a_page_tells_to_run_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(told(page, MAKE)) <= targets
     assert not [words for words in told(page, SCOPEHOUSE) if missing(words)]
+
+
+def test_the_trip_that_the_readme_explains_has_a_key_of_today() -> None:
+    (key,) = re.findall(rf"^    {TABLE} (\S+)$", (PROJECT_ROOT / "README.md").read_text(), re.MULTILINE)
+    assert MEASUREMENT_KEY.fullmatch(key)
 
 
 def test_what_does_not_exist_is_found() -> None:

@@ -44,6 +44,24 @@ def test_climatiqs_estimate_takes_the_place_of_price_and_factor() -> None:
     assert all(each.agrees for each in formulas_of(row, MODEL, FACTOR, {"kg_co2e": 64.0}))
 
 
+def test_a_production_of_nothing_is_a_number_and_is_never_broken_even() -> None:
+    row = {**ROW, "production_kg_co2e": 0.0, "break_even_percent": None}
+    *_, production, break_even = formulas_of(row, MODEL, FACTOR, {"kg_co2e": 0.0})
+    assert (production.result, production.agrees) == (0.0, True)
+    assert (break_even.with_numbers, break_even.result, break_even.agrees) == (
+        "-(-16) kg CO2e / 0 kg CO2e * 100",
+        None,
+        True,
+    )
+
+
+def test_without_a_price_there_is_no_production() -> None:
+    row = {**ROW, "production_kg_co2e": None, "break_even_percent": None}
+    *_, production, break_even = formulas_of(row, {**MODEL, "purchase_price_usd": None}, FACTOR, None)
+    assert (production.with_numbers, production.agrees) == ("(not known) USD * 0.125 kg CO2e/USD", True)
+    assert (break_even.result, break_even.agrees) == (None, True)
+
+
 def test_a_keys_measurement_is_found_by_its_place() -> None:
     assert (position_of("17-2", 17, 3), position_of("17-2", 17, 1), position_of("17-2", 18, 3)) == (2, None, None)
 
