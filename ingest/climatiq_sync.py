@@ -16,6 +16,7 @@ import psycopg
 import structlog
 import tenacity
 from psycopg import errors
+from pydantic import SecretStr
 
 from ingest.progress import Progress, no_progress
 from ingest.sources.climatiq import (
@@ -81,7 +82,7 @@ class Failure:
 class SyncSummary:
     """What a sync did. `release` is None where none is known; a dry run would ask for `to_ask_usd`.
 
-    `calls` are those this sync used of the month's budget, `budget_left` is what is left of it in calls (None: no key).
+    `calls` are those this sync used of the month's budget, `budget_left` is what is left of it (None: unknown).
     """
 
     has_key: bool
@@ -108,8 +109,8 @@ def sync(
 ) -> SyncSummary:
     """Ask for an estimate of each price (US dollars) that has no answer yet, and land what comes.
 
-    Two syncs at once are safe: the second waits, and finds the first one's answers. Without a key nothing is asked
-    and no server is needed. Success does not mean that every price has an estimate: see `SyncSummary.failed`.
+    Two syncs at once are safe: the second waits, and finds the first one's answers. Without a key nothing is asked, and
+    just a dry run needs a server. Success does not mean that every price has an estimate: see `SyncSummary.failed`.
 
     Raises:
         ValueError: a price can be none.
@@ -119,9 +120,10 @@ def sync(
     """
     prices = sorted({in_cents(price) for price in prices_usd})
     key = settings.climatiq_api_key
-    if key is None:
+    if key is None and not is_dry_run:
         return NOTHING_ASKED
-    with Climatiq(settings.climatiq_url, key) as client:
+    # A dry run sends nothing: any key will do.
+    with Climatiq(settings.climatiq_url, key or SecretStr("no-key-is-set")) as client:
         try:
             with psycopg.connect(
                 settings.url_of("ingest"), autocommit=True, application_name="scopehouse climatiq", connect_timeout=10
@@ -205,6 +207,7 @@ class _Sync:
         progress: Progress,
         sleep: Callable[[float], None],
     ) -> None:
+        self._has_key = settings.climatiq_api_key is not None
         self._activity_id = settings.climatiq_activity_id
         self._data_version = settings.climatiq_data_version
         self._connection = connection
@@ -248,7 +251,15 @@ class _Sync:
     ) -> SyncSummary:
         left = self._ledger.left()
         return SyncSummary(
-            True, is_dry_run, release, tuple(asked), tuple(from_cache), tuple(failed), to_ask_usd, self._calls, left
+            self._has_key,
+            is_dry_run,
+            release,
+            tuple(asked),
+            tuple(from_cache),
+            tuple(failed),
+            to_ask_usd,
+            self._calls,
+            left,
         )
 
     def _release(self, is_dry_run: bool) -> tuple[str | None, str | None]:

@@ -38,7 +38,9 @@ def sync(
         list[float] | None,
         typer.Option(help="US dollars; again for more. Without it: every price that a bike model has had."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked; ask nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be asked; ask nothing. Needs no key.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
     """Ask for an estimate of making each distinct price, once; keep it for ever.
@@ -51,19 +53,22 @@ def sync(
     from ingest.climatiq_sync import sync as ask
     from ingest.sources.climatiq import in_cents
 
-    if settings().climatiq_api_key is None:
-        typer.echo(json.dumps({**asdict(NOTHING_ASKED), "note": NO_KEY}) if as_json else NO_KEY)
-        return
     try:
-        prices = [in_cents(each) for each in price or ()] or prices_of_bike_models(settings())
+        prices = [in_cents(each) for each in price or ()]
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint="--price") from None
+    has_key = settings().climatiq_api_key is not None
+    if not has_key and not dry_run:
+        typer.echo(json.dumps({**asdict(NOTHING_ASKED), "note": NO_KEY}) if as_json else NO_KEY)
+        return
     with progress_bars() as progress:
-        summary = ask(settings(), prices, is_dry_run=dry_run, progress=progress)
+        summary = ask(settings(), prices or prices_of_bike_models(settings()), is_dry_run=dry_run, progress=progress)
     if as_json:
-        typer.echo(json.dumps(asdict(summary)))
+        typer.echo(json.dumps(asdict(summary) if has_key else {**asdict(summary), "note": NO_KEY}))
     else:
         _print(summary)
+        if not has_key:
+            typer.echo(NO_KEY)
     if summary.failed:
         raise typer.Exit(1)
 
