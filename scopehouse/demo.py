@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import sys
@@ -73,7 +74,7 @@ class Demo:
             progress: told how far sources and sink are.
 
         Raises:
-            MendableError: a server can't be started or reached, or a source can't be read.
+            MendableError: a server can't be started or reached, a source can't be read, or another demo runs.
         """
         began = time.monotonic()
         with ThreadPoolExecutor(1) as background:
@@ -83,19 +84,20 @@ class Demo:
                 with self._step("servers"):
                     _start_servers(report)
             now = settings()
-            trips, factors, countries = self._fill_topics(now, events, progress)
-            with self._step("load Dagster"):
-                prepared.result()
-        from dagster_pipelines.run import run_job
+            with _alone(now.state_dir):
+                trips, factors, countries = self._fill_topics(now, events, progress)
+                with self._step("load Dagster"):
+                    prepared.result()
+                from dagster_pipelines.run import run_job
 
-        job = run_job("demo", now, self._job_step)
-        self.problems += job.failures
-        with self._step("check the numbers"):
-            summary = {
-                "mobility": self._mobility(now, trips, factors),
-                "countries": self._countries(now, countries, job),
-                "dbt": self._dbt(job),
-            }
+                job = run_job("demo", now, self._job_step)
+                self.problems += job.failures
+                with self._step("check the numbers"):
+                    summary = {
+                        "mobility": self._mobility(now, trips, factors),
+                        "countries": self._countries(now, countries, job),
+                        "dbt": self._dbt(job),
+                    }
         self.seconds["total"] = round(time.monotonic() - began, 3)
         return {
             "seconds": self.seconds,
@@ -201,6 +203,22 @@ def _prepare_job() -> None:
     from dagster_pipelines.run import prepare
 
     prepare(settings())
+
+
+@contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    """Refuse to run beside another demo: both would send the same events, and count each other's.
+
+    Raises:
+        MendableError: another one runs.
+    """
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with (state_dir / "demo.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MendableError(f"Another `scopehouse demo` runs on {state_dir}: wait until it has ended.") from None
+        yield
 
 
 def _start_servers(report: Report) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from scopehouse.demo import MIXED_NOTICE, SAMPLE_NOTICE, Demo, notice
+from scopehouse.demo import MIXED_NOTICE, SAMPLE_NOTICE, Demo, _alone, notice
+from services.errors import MendableError
 
 
 @pytest.fixture
@@ -43,3 +46,11 @@ def test_the_notice_is_for_a_sample_and_says_whether_the_clusters_are_of_it_too(
     assert notice(is_sample=True, clusters_are_of_sample=False) == MIXED_NOTICE
     for text in (SAMPLE_NOTICE, MIXED_NOTICE):
         assert "SYNTHETIC SAMPLE, NOT REAL DATA" in text
+
+
+def test_a_second_demo_beside_the_first_is_refused(tmp_path: Path) -> None:
+    sentence = r"Another `scopehouse demo` runs on .*: wait until it has ended"
+    with _alone(tmp_path), pytest.raises(MendableError, match=sentence), _alone(tmp_path):
+        pass
+    with _alone(tmp_path):
+        pass
