@@ -26,4 +26,4 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what takes longest: what is short fills the gaps in the end."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: ("faults" not in item.path.parts, "unit" in item.path.parts))
+        items.sort(key=lambda item: (not {"faults", "e2e"} & set(item.path.parts), "unit" in item.path.parts))

@@ -14,7 +14,7 @@ answers as (
     select
         price_usd,
         responded_at as attempted_at,
-        case when kg_co2e is null then coalesce(error_code, 'an answer without an estimate') end as reason
+        case when kg_co2e is null then coalesce(error_code, 'an answer without an estimate that can be') end as reason
     from estimates
 ),
 

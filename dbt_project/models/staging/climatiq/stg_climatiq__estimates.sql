@@ -16,7 +16,11 @@ final as (
         climatiq_estimates.requested_at,
         climatiq_estimates.responded_at,
         climatiq_estimates.error_code,
-        climatiq_estimates.kg_co2e,
+        -- More than that for a dollar, or nothing, is no estimate of making a bike.
+        case
+            when climatiq_estimates.kg_co2e > 0 and climatiq_estimates.kg_co2e <= 10 * climatiq_estimates.price_usd
+                then climatiq_estimates.kg_co2e
+        end as kg_co2e,
         climatiq_estimates.answer -> 'emission_factor' ->> 'id' as factor_id,
         climatiq_estimates.answer -> 'emission_factor' ->> 'name' as factor_name,
         climatiq_estimates.answer -> 'emission_factor' ->> 'source' as publisher,
